@@ -1,0 +1,1 @@
+"""Who has been sent what, remembered across crashes."""

@@ -1,0 +1,103 @@
+"""What a ledger promises: who has been sent what, remembered across crashes.
+
+A batch is *claimed* durably before its request leaves and *settled* after the
+answer. A claim without a settlement is the doubt: a crash, a kill and a lost
+answer all leave that same, true record, and nobody has to remember to write it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+FINGERPRINT_BYTES = 9
+"""Of a keyed hash: two of ten million recipients share one with a chance of 1 in 10^8."""
+
+
+class Holder(StrEnum):
+    """Why a recipient could not be claimed."""
+
+    ACCEPTED = "accepted"
+    """An earlier try of this task got it accepted."""
+    IN_DOUBT = "in_doubt"
+    """An earlier try of this task claimed it and never learned the answer."""
+    OTHER = "other"
+    """Another task with the same send key has claimed it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A batch about to be sent: its *number* in this try and whom it is for."""
+
+    number: int
+    fingerprints: Sequence[bytes] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What came of a `Wanted`: the recipients at *lost* (index -> holder) must not be sent to."""
+
+    number: int
+    lost: Mapping[int, Holder] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """Responsys queued batch *number* as *request_id*."""
+
+    number: int
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Responsys certainly did not queue batch *number*: its claim is given back."""
+
+    number: int
+
+
+Settlement = Accepted | Released
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """A batch of an earlier try. Without a *request_id* it is in doubt, *since* its claim."""
+
+    fingerprints: Sequence[bytes] = field(repr=False)
+    request_id: str | None
+    since: datetime
+    label: str
+    """How a person finds it in the ledger, such as ``try 1, batch 17``."""
+
+
+class Ledger(Protocol):
+    """One send's record, seen from one try. Used from one thread."""
+
+    durable: bool
+    """Whether another try will find what this one wrote."""
+
+    def begin(self, identity: Mapping[str, str]) -> bytes:
+        """Record durably that this try began; return the key to fingerprint recipients with.
+
+        The first act of a try, before its source is read. *identity* holds the
+        settings that make a recipient's identity (``campaign_name``,
+        ``list_type``, ``match_on``); raise `SettingsChanged` when an earlier try
+        had others, `StateLost` when an earlier try must have left a record and
+        there is none.
+        """
+
+    def earlier(self) -> Iterable[Earlier]:
+        """Yield every batch that earlier tries of this send left claimed, oldest first."""
+
+    def commit(self, settled: Sequence[Settlement], wanted: Sequence[Wanted]) -> list[Claim]:
+        """Record the answers *settled*, then claim *wanted*, durably; return what was won.
+
+        A batch that is given back may be wanted again, under a new number, in the same call.
+
+        On return all of it is on disk; when it raises, none of *wanted* may be
+        sent, and each of *settled* may or may not have been recorded.
+        """
+
+    def close(self) -> None:
+        """Release what the ledger holds open. Harmless to repeat."""

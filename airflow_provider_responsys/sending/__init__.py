@@ -1,0 +1,5 @@
+"""The sending engine: batches from the spool are claimed, sent and settled, paced and concurrent.
+
+`engine` decides and does nothing; `run` does what it says and decides nothing;
+`pace` says when the next request may leave.
+"""

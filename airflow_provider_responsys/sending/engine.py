@@ -1,0 +1,364 @@
+"""What the sender does next. Pure: events and the time in, actions out.
+
+A batch is claimed, posted, and then one of four things has happened to it:
+
+* accepted: its claim is settled;
+* certainly not accepted, for a reason that may pass: its claim is given back,
+  and the batch is claimed again when the trouble is over;
+* certainly not accepted, for good: its claim is given back;
+* in doubt: nothing is written, because a claim without a settlement says it.
+
+So a claim stands exactly as long as its request may be out, and a crash leaves in
+doubt no more than what was in flight.
+"""
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from airflow_provider_responsys.errors import (
+    Fenced,
+    InDoubt,
+    LimitExceeded,
+    LoginExpired,
+    NoAnswer,
+    NotAccepted,
+    NotAllSent,
+    NotSent,
+    Refused,
+    ResponsysError,
+    SendRefused,
+    TryLater,
+)
+from airflow_provider_responsys.ledger.interface import Accepted, Released, Settlement
+from airflow_provider_responsys.sending.pace import Pace
+
+FIRST_WINDOW = 4
+"""Requests in flight before the first answer tells how long one takes."""
+
+SPREAD = 1.5
+"""How much longer than the average an answer may take without holding up the pace."""
+
+LOST_IN_A_ROW = 3
+"""Answers lost in a row, a harmless read succeeding after each, until the sender gives up:
+otherwise a server that answers everything but pushes would turn a whole campaign into doubt."""
+
+WRITE_WITHIN = 0.1
+"""Seconds that an answer may wait to be written together with the next claim."""
+
+BACKOFF = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)
+"""Seconds to wait after the first, second, … trouble in a row."""
+
+UNRECOVERABLE_WAIT = 30.0  # HAERR: wait about 30 seconds, resubmit once
+NO_ANSWER_WAIT = 120.0  # HAERR: at most three tries, two minutes apart
+UNRECOVERABLE_TRIES = 2
+NO_ANSWER_TRIES = 3
+
+
+class Delivery(StrEnum):
+    """What to do about a batch that may have been accepted."""
+
+    AT_MOST_ONCE = "at_most_once"
+    AT_LEAST_ONCE = "at_least_once"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How far the sender goes: *retry_for* and *grace* in seconds, *deadline* on its clock.
+
+    *grace* is how long a sender that was told to stop waits for answers.
+    """
+
+    max_in_flight: int = 64
+    retry_for: float = 3600.0
+    grace: float = 90.0
+    deadline: float = math.inf
+    delivery: Delivery = Delivery.AT_MOST_ONCE
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Write *settle* and claim up to *claim* batches in one durable step; tell `claimed`."""
+
+    settle: tuple[Settlement, ...]
+    claim: int
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """Send these claimed batches; tell `accepted` or `failed` of each."""
+
+    numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Read something harmless; tell `probed`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Wait for an event, at most until *until*."""
+
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Nothing more will be done; what is in flight now stays in doubt."""
+
+
+Action = Commit | Post | Probe | Wait | Done
+
+
+@dataclass(slots=True, kw_only=True)
+class Engine:
+    """The sender's state between two events."""
+
+    limits: Limits
+    pace: Pace
+    more: bool = True
+    """Whether the source has batches left to claim."""
+    ready: deque[int] = field(default_factory=deque)
+    """Claimed, not yet posted."""
+    flight: dict[int, float] = field(default_factory=dict)
+    """Posted and unanswered, with the time of the post."""
+    again: list[tuple[float, int]] = field(default_factory=list)
+    """In doubt and to be sent again (at least once only), with the time to do so."""
+    answers: list[Settlement] = field(default_factory=list)
+    """Answered, not yet written."""
+    tries: dict[int, int] = field(default_factory=dict)
+    stopped: ResponsysError | None = None
+    give_up: float = math.inf
+    """When a stopped sender no longer waits for answers."""
+    hold: float = -math.inf
+    """Nothing is claimed or posted before this time."""
+    must_probe: bool = False
+    """An answer was lost: nothing new until a harmless read succeeds."""
+    probing: bool = False
+    probe_at: float = -math.inf
+    clear_at: float = -math.inf
+    """When the last harmless read succeeded."""
+    ledger_down: bool = False
+    last_write: bool = False
+    """Whether what a failed write left unwritten has been tried once more."""
+    cautious: bool = False
+    """One request at a time, until one is accepted."""
+    troubled_since: float | None = None
+    troubles: int = 0
+    lost: int = 0
+    latency: float | None = None
+
+    # Events
+
+    def claimed(self, numbers: Sequence[int], *, more: bool) -> None:
+        """Take note of what a `Commit` won; *more* says whether the source has any left."""
+        self.ready.extend(numbers)
+        self.more = more
+
+    def accepted(self, number: int, request_id: str, now: float) -> None:
+        """Responsys queued *number*: the sky is clear."""
+        self._answered(number, now)
+        self.answers.append(Accepted(number, request_id))
+        self.pace.accepted(now)
+        self.cautious = False
+        self.troubled_since = None
+        self.troubles = self.lost = 0
+
+    def failed(self, number: int, error: ResponsysError, now: float) -> bool:
+        """Take note of why *number* was not accepted; return whether it is to be claimed again."""
+        posted = self._answered(number, now)
+        if isinstance(error, NotAccepted):
+            return self._not_accepted(number, error, now)
+        self._in_doubt(number, error, posted, now)
+        return False
+
+    def probed(self, error: ResponsysError | None, now: float) -> None:
+        """Take note of a harmless read: it succeeded, or failed with *error*."""
+        self.probing = False
+        if error is None:
+            self.must_probe = False
+            self.clear_at = now
+        elif isinstance(error, SendRefused):
+            self.stop(error, now)
+        else:
+            self.probe_at = now + self._backoff()
+            self.troubles += 1
+
+    def unwritten(self, settled: Sequence[Settlement], error: ResponsysError, now: float) -> None:
+        """Take note that a `Commit` failed: nothing it claimed is sent, what it settled is tried once more."""
+        self.last_write = self.ledger_down or isinstance(error, Fenced)
+        self.ledger_down = True
+        self.answers[:0] = settled
+        self.stop(error, now)
+
+    def stop(self, reason: ResponsysError, now: float, *, grace: float | None = None) -> None:
+        """Claim and post nothing more, for *reason*; wait *grace* seconds for what is in flight."""
+        self.stopped = self.stopped or reason
+        self.give_up = min(self.give_up, now + (self.limits.grace if grace is None else grace))
+
+    # Decisions
+
+    def decide(self, now: float) -> Action:
+        """Return the next thing to do. Waiting and asking again is always harmless."""
+        self._lose_patience(now)
+        if self.stopped:
+            return self._wind_down(now)
+        return self._look_around(now) if self.must_probe else self._go_on(now)
+
+    @property
+    def window(self) -> int:
+        """Return how many requests may be in flight: rate x latency, bounded."""
+        if self.cautious:
+            return 1
+        if self.latency is None:
+            return min(FIRST_WINDOW, self.limits.max_in_flight)
+        wanted = 2 + math.ceil(SPREAD * self.latency / self.pace.spacing)
+        return min(wanted, self.limits.max_in_flight)
+
+    @property
+    def free(self) -> int:
+        """Return how many batches may be claimed: what is answered but unwritten still counts as out."""
+        return self.window - len(self.flight) - len(self.ready) - len(self.again) - len(self.answers)
+
+    # What follows from an event
+
+    def _answered(self, number: int, now: float) -> float:
+        """Take *number* out of flight; return when it was posted."""
+        posted = self.flight.pop(number)
+        took = now - posted
+        self.latency = took if self.latency is None else self.latency + 0.1 * (took - self.latency)
+        return posted
+
+    def _not_accepted(self, number: int, error: NotAccepted, now: float) -> bool:
+        if self.tries.get(number, 1) > 1:
+            # An earlier request of this batch is in doubt: that this one was refused does not undo it.
+            if not isinstance(error, Refused):
+                self._trouble(now, error.wait if isinstance(error, TryLater) else 0.0)
+            elif isinstance(error, SendRefused):
+                self.stop(error, now)
+            return False
+        self.answers.append(Released(number))
+        self.lost = 0
+        match error:
+            case LimitExceeded():
+                self.pace.refused(now, error.wait)
+                self._trouble(now, error.wait)
+            case TryLater():
+                self._trouble(now, error.wait)
+            case NotSent() | LoginExpired():
+                self._trouble(now, 0.0)
+            case SendRefused():
+                self.stop(error, now)
+                return False
+            case _:
+                return False
+        self.more = True
+        return True
+
+    def _in_doubt(self, number: int, error: ResponsysError, posted: float, now: float) -> None:
+        if not self.must_probe and posted >= self.clear_at:
+            self.lost += 1  # those that were in flight together are lost together, and count once
+        self._trouble(now, 0.0)
+        self.must_probe = True
+        tries = self.tries.get(number, 1)
+        if self.limits.delivery is Delivery.AT_LEAST_ONCE:
+            unrecoverable = isinstance(error, InDoubt) and error.code == "UNRECOVERABLE_EXCEPTION"
+            wait, most = (
+                (UNRECOVERABLE_WAIT, UNRECOVERABLE_TRIES) if unrecoverable else (NO_ANSWER_WAIT, NO_ANSWER_TRIES)
+            )
+            if (unrecoverable or isinstance(error, NoAnswer)) and tries < most:
+                self.tries[number] = tries + 1
+                self.again.append((now + wait, number))
+                self.again.sort()
+        if self.lost >= LOST_IN_A_ROW:
+            self.stop(NotAllSent(f"{self.lost} answers in a row were lost, the last one: {error}"), now)
+
+    def _trouble(self, now: float, wait: float) -> None:
+        """Hold everything back for *wait* seconds or the next backoff, whichever is longer."""
+        if self.troubled_since is None:
+            self.troubled_since = now
+        if now >= self.hold:  # those that were in flight together are in trouble together, and count once
+            self.troubles += 1
+        self.hold = max(self.hold, now + max(wait, self._backoff()))
+        self.cautious = True
+
+    def _backoff(self) -> float:
+        return BACKOFF[min(max(self.troubles - 1, 0), len(BACKOFF) - 1)]
+
+    # What follows from the time
+
+    def _lose_patience(self, now: float) -> None:
+        if self.stopped:
+            return
+        if now >= self.limits.deadline:
+            self.stop(NotAllSent("the task's execution_timeout is near"), now)
+        elif self.troubled_since is not None and now - self.troubled_since >= self.limits.retry_for:
+            self.stop(NotAllSent(f"nothing was accepted for {self.limits.retry_for:.0f} s (retry_for)"), now)
+
+    def _go_on(self, now: float) -> Action:
+        while self.again and self.again[0][0] <= now and len(self.flight) + len(self.ready) < self.window:
+            self.ready.append(self.again.pop(0)[1])
+        slots = self.pace.slots(now) if now >= self.hold else 0
+        if self.ready and (posts := min(slots, len(self.ready), self.window - len(self.flight))) > 0:
+            return Post(self._take(posts, now))
+        if self.more and not self.ready and (claims := min(slots, self.free)) > 0:
+            return Commit(self._written(), claims)
+        if self.answers and not self._claims_soon(now):
+            return Commit(self._written(), 0)
+        if not (self.more or self.ready or self.flight or self.again):
+            return Done()
+        return Wait(self._next_time(now))
+
+    def _wind_down(self, now: float) -> Action:
+        self.answers.extend(Released(number) for number in self.ready if self.tries.get(number, 1) == 1)
+        self.ready.clear()
+        self.again.clear()
+        self.more = False
+        if self.answers and not self.ledger_down:
+            return Commit(self._written(), 0)
+        if self.flight and now < self.give_up:
+            return Wait(self.give_up)
+        if self.answers and not self.last_write:
+            self.last_write = True
+            return Commit(self._written(), 0)
+        return Done()
+
+    def _look_around(self, now: float) -> Action:
+        if self.answers:
+            return Commit(self._written(), 0)
+        if self.probing:
+            return Wait(self._patience())
+        if now < self.probe_at:
+            return Wait(min(self.probe_at, self._patience()))
+        self.probing = True
+        return Probe()
+
+    def _claims_soon(self, now: float) -> bool:
+        return self.more and self.free > 0 and max(self.pace.earliest(), self.hold) - now <= WRITE_WITHIN
+
+    def _take(self, posts: int, now: float) -> tuple[int, ...]:
+        numbers = tuple(self.ready.popleft() for _ in range(posts))
+        for number in numbers:
+            self.pace.take(now)
+            self.flight[number] = now
+        return numbers
+
+    def _written(self) -> tuple[Settlement, ...]:
+        settled = tuple(self.answers)
+        self.answers.clear()
+        return settled
+
+    def _next_time(self, now: float) -> float:
+        times = [self._patience()]
+        if self.again:
+            times.append(max(self.again[0][0], self.hold))
+        if (self.ready and len(self.flight) < self.window) or (self.more and self.free > 0):
+            times.append(max(self.pace.earliest(), self.hold))
+        return max(now, min(times))
+
+    def _patience(self) -> float:
+        troubled = math.inf if self.troubled_since is None else self.troubled_since + self.limits.retry_for
+        return min(troubled, self.limits.deadline)

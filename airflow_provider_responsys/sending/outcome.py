@@ -1,0 +1,81 @@
+"""What became of everybody: every recipient read ends in exactly one bucket."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Self
+
+from airflow_provider_responsys.errors import ResponsysError
+from airflow_provider_responsys.ledger.interface import Earlier, Holder
+from airflow_provider_responsys.recipients.spool import Spool
+from airflow_provider_responsys.sending.run import Doubt, Report
+
+
+@dataclass(slots=True)
+class Resumed:
+    """What earlier tries of the send did: counts of recipients, *here* in the source or *vanished* from it."""
+
+    request_ids: list[str] = field(default_factory=list)
+    accepted: int = 0
+    in_doubt: int = 0
+    here: int = 0
+    vanished: int = 0
+    doubts: list[Doubt] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, earlier: Iterable[Earlier], spool: Spool) -> Self:
+        """Take out of *spool* whoever an earlier batch was for."""
+        resumed = cls()
+        for batch in earlier:
+            size = len(batch.fingerprints)
+            here = spool.exclude(batch.fingerprints)
+            resumed.here += here
+            resumed.vanished += size - here
+            if batch.request_id is None:
+                resumed.in_doubt += size
+                resumed.doubts.append(Doubt(batch.label, size, f"no answer was recorded since {batch.since:%F %T%z}"))
+            else:
+                resumed.accepted += size
+                resumed.request_ids.append(batch.request_id)
+        return resumed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Buckets:
+    """Recipients by what became of them. All but *read* add up to *read*."""
+
+    read: int
+    accepted: int = 0
+    rejected: int = 0
+    in_doubt: int = 0
+    not_sent: int = 0
+    withheld: int = 0
+    duplicate: int = 0
+    invalid: int = 0
+
+    @classmethod
+    def of(cls, spool: Spool, resumed: Resumed, report: Report) -> Self:
+        """Add up what was read, what earlier tries did, and what this one did; check that nobody is missing."""
+        buckets = cls(
+            read=spool.read + resumed.vanished,
+            accepted=resumed.accepted + report.accepted + report.held[Holder.ACCEPTED],
+            rejected=report.rejected.total(),
+            in_doubt=resumed.in_doubt + report.in_doubt + report.held[Holder.IN_DOUBT],
+            not_sent=report.not_sent,
+            duplicate=spool.duplicates + report.held[Holder.OTHER],
+            invalid=spool.invalid,
+        )
+        buckets.check()
+        return buckets
+
+    def check(self) -> None:
+        """Raise unless the buckets add up: somebody would have been lost silently."""
+        counts = self.as_dict()
+        total = sum(counts.values()) - self.read
+        if total != self.read:
+            raise ResponsysError(
+                f"a defect of this package: {self.read} recipients read, {total} accounted for: {counts}"
+            )
+
+    def as_dict(self) -> dict[str, int]:
+        """Return the counts by name, as XCom takes them."""
+        return asdict(self)

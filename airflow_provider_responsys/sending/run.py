@@ -1,0 +1,319 @@
+"""Does what the engine says: claims and settles on this thread, posts on others."""
+
+import itertools
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Container, Generator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import TypeAlias
+
+from airflow_provider_responsys.errors import InDoubt, LedgerFailed, NotAccepted, ResponsysError, SourceFailed
+from airflow_provider_responsys.ledger.interface import Accepted, Holder, Ledger, Wanted
+from airflow_provider_responsys.recipients.spool import Batch
+from airflow_provider_responsys.sending.engine import Commit, Done, Engine, Post, Probe, Wait
+
+PROGRESS_EVERY = 30.0  # seconds
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Batch *number* was accepted as *request_id*."""
+
+    number: int
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Batch *number* was not accepted, or nobody knows."""
+
+    number: int
+    error: ResponsysError
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """The harmless read succeeded, or failed with *error*."""
+
+    error: ResponsysError | None
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """Somebody wants the sender to stop, for *reason*, within *grace* seconds."""
+
+    reason: ResponsysError
+    grace: float
+
+
+Event: TypeAlias = Answered | Failed | Probed | Halt
+Inbox: TypeAlias = "SimpleQueue[Event]"
+"""Where answers arrive. Its `put` may be called from a signal handler."""
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """A batch of *size* recipients that may have been accepted; *label* is how a person finds it."""
+
+    label: str
+    size: int
+    reason: str
+
+
+@dataclass(slots=True)
+class Report:
+    """What became of the batches: counts of recipients, and the ids of the requests."""
+
+    total: int
+    request_ids: list[str] = field(default_factory=list)
+    accepted: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    not_sent: int = 0
+    held: Counter[Holder] = field(default_factory=Counter)
+    """Recipients that could not be claimed, by who holds them."""
+    doubts: list[Doubt] = field(default_factory=list)
+    stopped: ResponsysError | None = None
+    unwritten: int = 0
+    """Answers that the ledger could not record: the next try will call them in doubt."""
+
+    @property
+    def in_doubt(self) -> int:
+        """Return how many recipients this run left in doubt."""
+        return sum(doubt.size for doubt in self.doubts)
+
+    @property
+    def left(self) -> int:
+        """Return how many recipients have no outcome yet."""
+        return self.total - self.accepted - self.in_doubt - self.rejected.total() - self.held.total()
+
+
+class Queue:
+    """Batches to claim: first those that are to be claimed again, then the source's."""
+
+    def __init__(self, source: Generator[Batch]) -> None:
+        self._source = source
+        self._next = next(source, None)
+        self._again: deque[Batch] = deque()
+        self.taken = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._again) or self._next is not None
+
+    def close(self) -> None:
+        """Let go of the source."""
+        self._source.close()
+
+    def take(self, most: int) -> list[Batch]:
+        """Return the next batches, at most *most*."""
+        batches: list[Batch] = []
+        while len(batches) < most and self:
+            if self._again:
+                batches.append(self._again.popleft())
+            elif self._next is not None:
+                batches.append(self._next)
+                self._next = next(self._source, None)
+        self.taken += sum(len(batch) for batch in batches)
+        return batches
+
+    def put_back(self, batch: Batch) -> None:
+        """Let *batch* be claimed again."""
+        self._again.append(batch)
+        self.taken -= len(batch)
+
+
+class Run:
+    """One send, from the first claim to the last settlement.
+
+    *post* sends one batch's bodies and returns the request id, on any thread;
+    *probe* is the harmless read. Both raise `ResponsysError`.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        source: Generator[Batch],
+        total: int,
+        *,
+        ledger: Ledger,
+        post: Callable[[tuple[str, ...]], str],
+        probe: Callable[[], None],
+        inbox: Inbox,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.engine = engine
+        self.report = Report(total)
+        self._queue = Queue(source)
+        self._ledger = ledger
+        self._post = post
+        self._probe = probe
+        self._inbox = inbox
+        self._clock = clock
+        self._numbers = itertools.count(1)
+        self._claimed: dict[int, Batch] = {}
+        self._began = clock()
+
+    def to_end(self) -> Report:
+        """Send everything, or stop for the reason in the report; return what became of it."""
+        self.engine.more = bool(self._queue)
+        pool = ThreadPoolExecutor(self.engine.limits.max_in_flight, thread_name_prefix="responsys-post")
+        try:
+            self._loop(pool)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            self._queue.close()
+        return self._finish()
+
+    def _loop(self, pool: ThreadPoolExecutor) -> None:
+        progress_at = self._began + PROGRESS_EVERY
+        while True:
+            now = self._clock()
+            if now >= progress_at:
+                self._log_progress(now)
+                progress_at = now + PROGRESS_EVERY
+            match self.engine.decide(now):
+                case Done():
+                    return
+                case Commit() as commit:
+                    self._commit(commit)
+                case Post(numbers):
+                    for number in numbers:
+                        pool.submit(self._post_one, number, self._claimed[number].bodies)
+                case Probe():
+                    pool.submit(self._probe_once)
+                case Wait(until):
+                    self._receive(min(until, progress_at) - now)
+
+    def _commit(self, commit: Commit) -> None:
+        batches = {next(self._numbers): batch for batch in self._take(commit.claim)}
+        wanted = [Wanted(number, batch.fingerprints) for number, batch in batches.items()]
+        try:
+            claims = self._ledger.commit(commit.settle, wanted)
+        except LedgerFailed as error:
+            for batch in batches.values():
+                self._queue.put_back(batch)
+            log.error("The ledger failed, nothing more is sent: %s", error)  # noqa: TRY400 -- the message says it all
+            self.engine.unwritten(commit.settle, error, self._clock())
+            self.report.unwritten = sum(isinstance(answer, Accepted) for answer in commit.settle)
+            return
+        if self.engine.ledger_down:
+            self.report.unwritten = 0
+        for claim in claims:
+            batch = batches[claim.number]
+            self.report.held.update(claim.lost.values())
+            won = _without(batch, claim.lost) if claim.lost else batch
+            if won:
+                self._claimed[claim.number] = won
+        self.engine.claimed([number for number in batches if number in self._claimed], more=bool(self._queue))
+
+    def _take(self, most: int) -> list[Batch]:
+        try:
+            return self._queue.take(most)
+        except SourceFailed as error:
+            self.engine.stop(error, self._clock())
+            return []
+
+    def _receive(self, seconds: float) -> None:
+        """Wait at most *seconds* for an event; take in all that are there."""
+        try:
+            event = self._inbox.get(timeout=max(0.0, seconds))
+            while True:
+                self._take_in(event)
+                event = self._inbox.get_nowait()
+        except Empty:
+            return
+
+    def _take_in(self, event: Event) -> None:
+        now = self._clock()
+        match event:
+            case Answered(number, request_id):
+                batch = self._claimed.pop(number)
+                self.report.accepted += len(batch)
+                self.report.request_ids.append(request_id)
+                self.engine.accepted(number, request_id, now)
+            case Failed(number, error):
+                self._failed(number, error, now)
+            case Probed(error):
+                self.engine.probed(error, now)
+            case Halt(reason, grace):
+                self.engine.stop(reason, now, grace=grace)
+
+    def _failed(self, number: int, error: ResponsysError, now: float) -> None:
+        claim_again = self.engine.failed(number, error, now)
+        if any(number == due for _, due in self.engine.again):
+            log.warning("Batch %d is in doubt and will be sent again (at_least_once): %s", number, error)
+            return
+        batch = self._claimed.pop(number)
+        size = len(batch)
+        if claim_again:
+            log.warning("Batch %d was not accepted and will be sent again: %s", number, error)
+            self._queue.put_back(batch)
+        elif isinstance(error, NotAccepted) and number not in self.engine.tries:
+            log.error("Batch %d (%d recipients) was refused: %s", number, size, error)
+            self.report.rejected[error.code or type(error).__name__] += size
+        else:
+            log.error("Batch %d (%d recipients) is in doubt: %s", number, size, error)
+            self.report.doubts.append(Doubt(f"batch {number}", size, str(error)))
+
+    def _finish(self) -> Report:
+        report = self.report
+        for number, batch in self._claimed.items():
+            if number in self.engine.flight or number in self.engine.tries:
+                report.doubts.append(Doubt(f"batch {number}", len(batch), "stopped before its answer came"))
+            else:
+                report.not_sent += len(batch)
+        report.not_sent += report.total - self._queue.taken
+        report.stopped = self.engine.stopped
+        self._log_progress(self._clock())
+        return report
+
+    def _log_progress(self, now: float) -> None:
+        minutes = max(now - self._began, 0.001) / 60
+        rate = len(self.report.request_ids) / minutes
+        left = self.report.left
+        log.info(
+            "Accepted %d of %d recipients in %d requests, %.0f requests a minute (limit %.0f), %d in doubt%s",
+            self.report.accepted,
+            self.report.total,
+            len(self.report.request_ids),
+            rate,
+            self.engine.pace.limit,
+            self.report.in_doubt,
+            f", about {left / max(self.report.accepted / minutes, 1):.0f} min to go" if left else "",
+        )
+
+    # On the pool's threads
+
+    def _post_one(self, number: int, bodies: tuple[str, ...]) -> None:
+        try:
+            self._inbox.put(Answered(number, self._post(bodies)))
+        except ResponsysError as error:
+            self._inbox.put(Failed(number, error))
+        except BaseException as error:
+            log.exception("Batch %d: an error of our own", number)
+            self._inbox.put(Failed(number, InDoubt(f"an error of our own: {type(error).__name__}")))
+
+    def _probe_once(self) -> None:
+        try:
+            self._probe()
+        except ResponsysError as error:
+            self._inbox.put(Probed(error))
+        except BaseException as error:
+            log.exception("The harmless read: an error of our own")
+            self._inbox.put(Probed(ResponsysError(f"an error of our own: {type(error).__name__}")))
+        else:
+            self._inbox.put(Probed(None))
+
+
+def _without(batch: Batch, lost: Container[int]) -> Batch:
+    """Return *batch* without the recipients at the places *lost*."""
+    kept = [place for place in range(len(batch)) if place not in lost]
+    return Batch(
+        tuple(batch.positions[place] for place in kept),
+        tuple(batch.fingerprints[place] for place in kept),
+        tuple(batch.bodies[place] for place in kept),
+    )

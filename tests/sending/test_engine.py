@@ -1,0 +1,479 @@
+"""The engine's decisions, without a clock, a thread or a network."""
+
+import math
+from collections import deque
+from collections.abc import Callable
+
+import pytest
+
+from airflow_provider_responsys.errors import (
+    FailedOver,
+    Fenced,
+    InDoubt,
+    LedgerFailed,
+    LimitExceeded,
+    LoginExpired,
+    NoAnswer,
+    NotAccepted,
+    NotAllSent,
+    NotSent,
+    Refused,
+    ResponsysError,
+    TryLater,
+)
+from airflow_provider_responsys.ledger.interface import Accepted, Released
+from airflow_provider_responsys.sending.engine import (
+    LOST_IN_A_ROW,
+    Action,
+    Commit,
+    Delivery,
+    Done,
+    Engine,
+    Limits,
+    Post,
+    Probe,
+    Wait,
+)
+from airflow_provider_responsys.sending.pace import Pace
+
+Answer = str | ResponsysError
+
+
+class World:
+    """Plays ledger, wire and clock for an engine, and keeps what it did.
+
+    Every request is answered *latency* seconds later by the next of *answers*,
+    which ends with acceptances for ever.
+    """
+
+    def __init__(
+        self,
+        batches: int,
+        answers: list[Answer] | None = None,
+        *,
+        per_minute: float = 6_000,
+        latency: float = 0.5,
+        limits: Limits | None = None,
+        probes: list[ResponsysError | None] | None = None,
+    ) -> None:
+        self.now = 0.0
+        self.until = math.inf
+        self.engine = Engine(limits=limits or Limits(), pace=Pace.at(per_minute, 0.0), more=batches > 0)
+        self.left = batches
+        self.numbers = iter(range(1, 10_000))
+        self.answers = deque(answers or [])
+        self.probes = deque(probes or [])
+        self.latency = latency
+        self.out: list[tuple[float, int]] = []
+        self.posts: list[tuple[float, int]] = []
+        self.commits: list[Commit] = []
+        self.probed: list[float] = []
+        self.claimed: set[int] = set()
+        self.settled: dict[int, Accepted | Released] = {}
+        self.most_out = 0
+        self.ledger_error: Callable[[Commit], ResponsysError | None] = lambda _: None
+
+    def run(self, *, until: float = math.inf) -> Action:
+        """Follow the engine until it is done, or the clock passes *until*."""
+        self.until = until
+        for _ in range(100_000):
+            action = self.engine.decide(self.now)
+            if isinstance(action, Done):
+                return action
+            self._do(action)
+            if self.now >= until:
+                return action
+        raise AssertionError("the engine does not come to an end")
+
+    def _do(self, action: Action) -> None:
+        match action:
+            case Commit(settle, claim):
+                self._commit(action, settle, claim)
+            case Post(numbers):
+                assert set(numbers) <= self.claimed - set(self.settled), "posted without a claim"
+                self.posts += [(self.now, number) for number in numbers]
+                self.out += [(self.now + self.latency, number) for number in numbers]
+                self.most_out = max(self.most_out, len(self.out))
+            case Probe():
+                self.probed.append(self.now)
+                self.engine.probed(self.probes.popleft() if self.probes else None, self.now)
+            case Wait(until):
+                self._wait(until)
+            case Done():
+                raise AssertionError("run returns it")
+
+    def _commit(self, action: Commit, settle: tuple[Accepted | Released, ...], claim: int) -> None:
+        self.commits.append(action)
+        if error := self.ledger_error(action):
+            self.engine.unwritten(settle, error, self.now)
+            return
+        self.settled |= {each.number: each for each in settle}
+        numbers = [next(self.numbers) for _ in range(min(claim, self.left))]
+        self.left -= len(numbers)
+        self.claimed |= set(numbers)
+        self.engine.claimed(numbers, more=self.left > 0)
+
+    def _wait(self, until: float) -> None:
+        self.out.sort()
+        if min(until, self.out[0][0] if self.out else math.inf) > self.until:
+            self.now = self.until
+        elif self.out and self.out[0][0] <= until:
+            self.now, number = self.out.pop(0)
+            answer = self.answers.popleft() if self.answers else f"id-{number}"
+            if isinstance(answer, str):
+                self.engine.accepted(number, answer, self.now)
+            elif self.engine.failed(number, answer, self.now):
+                self.left += 1
+        else:
+            assert until < math.inf, "waits for ever"
+            assert until > self.now, "waits for a time that has passed"
+            self.now = until
+
+    @property
+    def accepted(self) -> set[int]:
+        """Return the batches whose acceptance is written."""
+        return {number for number, how in self.settled.items() if isinstance(how, Accepted)}
+
+    @property
+    def in_doubt(self) -> set[int]:
+        """Return the batches that the ledger holds as claimed and not settled."""
+        return self.claimed - set(self.settled)
+
+
+def test_everything_is_claimed_sent_and_settled() -> None:
+    """The plain case: each batch once, and nothing left open."""
+    world = World(batches=40)
+
+    world.run()
+
+    assert world.accepted == set(range(1, 41))
+    assert len(world.posts) == 40
+
+
+def test_nothing_to_send_is_done_at_once() -> None:
+    """An empty source needs no ledger and no request."""
+    world = World(batches=0)
+
+    world.run()
+
+    assert not world.commits
+
+
+def test_claims_never_run_ahead_of_free_slots() -> None:
+    """What is claimed and unsettled is bounded, so that a kill leaves little in doubt."""
+    world = World(batches=100, per_minute=60_000, latency=2.0, limits=Limits(max_in_flight=8))
+
+    world.run()
+
+    assert world.most_out == 8
+    assert all(commit.claim <= 8 for commit in world.commits)
+    assert len(world.accepted) == 100
+
+
+def test_in_flight_follows_rate_times_latency() -> None:
+    """A slow Responsys needs many requests at a time, a quick one few."""
+    slow = World(batches=200, per_minute=1_000, latency=1.0)
+    quick = World(batches=200, per_minute=1_000, latency=0.05)
+
+    slow.run()
+    quick.run()
+
+    assert 17 <= slow.most_out <= 30
+    assert quick.most_out <= 4
+
+
+@pytest.mark.parametrize("latency", [0.1, 0.5, 1.0])
+def test_the_limit_is_reached_whatever_the_latency(latency: float) -> None:
+    """After the first minute, at least 98 % of the limit."""
+    world = World(batches=2_000, per_minute=400, latency=latency)
+
+    world.run(until=240.0)
+
+    assert sum(60.0 <= at < 180.0 for at, _ in world.posts) >= 0.98 * 800
+
+
+def test_an_answer_is_written_with_the_next_claim_or_soon() -> None:
+    """Grouping writes must not leave an acceptance unwritten for long."""
+    world = World(batches=3, per_minute=60, latency=0.1)
+
+    world.run()
+
+    assert [(len(commit.settle), commit.claim) for commit in world.commits] == [
+        (0, 1),
+        (1, 0),
+        (0, 1),
+        (1, 0),
+        (0, 1),
+        (1, 0),
+    ]
+
+
+@pytest.mark.parametrize("error", [NotSent("no route"), LoginExpired("token"), TryLater("full", wait=30)])
+def test_what_was_certainly_not_accepted_is_given_back_and_claimed_again(error: NotAccepted) -> None:
+    """A claim stands only while its request may be out."""
+    world = World(batches=3, answers=[error], limits=Limits(max_in_flight=1))
+
+    world.run()
+
+    assert isinstance(world.settled[1], Released)
+    assert len(world.accepted) == 3
+    assert not world.in_doubt
+
+
+def test_try_later_waits_at_least_as_long_as_responsys_asks() -> None:
+    """Ten minutes for the capacity limit are ten minutes."""
+    world = World(batches=2, answers=[TryLater("capacity", wait=600)], limits=Limits(max_in_flight=1))
+
+    world.run()
+
+    assert world.posts[1][0] >= 600
+    assert len(world.accepted) == 2
+
+
+def test_trouble_backs_off_and_goes_on_one_at_a_time() -> None:
+    """After a failed connection a single request feels the way."""
+    errors: list[Answer] = [NotSent("no route")] * 6
+    world = World(batches=30, answers=errors, per_minute=60_000)
+
+    world.run()
+
+    waits = [later - sooner for (sooner, _), (later, _) in zip(world.posts[4:6], world.posts[5:7], strict=True)]
+    assert waits == sorted(waits)
+    assert waits[0] >= 1.0
+    assert len(world.accepted) == 30
+
+
+def test_the_limit_run_into_lowers_the_pace() -> None:
+    """Somebody else uses a part of the account's limit."""
+    world = World(batches=5, answers=[LimitExceeded("limit", wait=60)], per_minute=1_000)
+
+    world.run()
+
+    assert world.engine.pace.rate == 800
+    assert len(world.accepted) == 5
+
+
+def test_a_refused_batch_does_not_stop_the_others() -> None:
+    """One batch's wrong data is not the other batches' fault."""
+    world = World(batches=3, answers=[Refused("invalid", code="INVALID_PARAMETER")], limits=Limits(max_in_flight=1))
+
+    world.run()
+
+    assert isinstance(world.settled[1], Released)
+    assert world.accepted == {2, 3}
+
+
+def test_a_refused_send_stops_everything() -> None:
+    """A campaign that does not exist will not exist for the next batch either."""
+    world = World(batches=100, answers=[FailedOver("secondary")], limits=Limits(max_in_flight=1))
+
+    world.run()
+
+    assert len(world.posts) == 1
+    assert isinstance(world.engine.stopped, FailedOver)
+    assert not world.in_doubt
+
+
+@pytest.mark.parametrize("error", [NoAnswer("read timed out"), InDoubt("html 503"), ResponsysError("unheard of")])
+def test_a_lost_answer_is_never_posted_again(error: ResponsysError) -> None:
+    """The push may have gone out: sending it again is not ours to decide."""
+    world = World(batches=3, answers=[error], limits=Limits(max_in_flight=1))
+
+    world.run()
+
+    assert [number for _, number in world.posts] == [1, 2, 3]
+    assert world.in_doubt == {1}
+    assert world.accepted == {2, 3}
+
+
+def test_nothing_is_claimed_after_a_lost_answer_until_a_read_succeeds() -> None:
+    """An outage must not turn a campaign into doubt."""
+    down = NoAnswer("still down")
+    world = World(batches=5, answers=[NoAnswer("lost")], probes=[down, down, None], limits=Limits(max_in_flight=1))
+
+    world.run()
+
+    assert len(world.probed) == 3
+    assert world.posts[1][0] >= world.probed[2]
+    assert world.in_doubt == {1}
+    assert len(world.accepted) == 4
+
+
+def test_requests_lost_together_count_once() -> None:
+    """One outage with many requests in flight is one outage."""
+    answers: list[Answer] = ["ok"] * 20 + [NoAnswer("lost")] * 10
+    world = World(batches=100, answers=answers, per_minute=1_200, latency=1.0)
+
+    world.run()
+
+    assert world.engine.stopped is None
+    assert len(world.in_doubt) == 10
+    assert len(world.accepted) == 90
+
+
+def test_a_server_that_loses_every_push_is_given_up() -> None:
+    """It answers reads but no push: going on would put everybody in doubt, one batch at a time."""
+    world = World(batches=100, answers=[NoAnswer("lost")] * 100, limits=Limits(max_in_flight=1))
+
+    world.run()
+
+    assert len(world.posts) == len(world.in_doubt) == LOST_IN_A_ROW
+    assert isinstance(world.engine.stopped, NotAllSent)
+
+
+@pytest.mark.parametrize("error", [NotSent("down"), TryLater("full", wait=1)])
+def test_patience_ends(error: NotAccepted) -> None:
+    """What was not accepted within retry_for is left for another try."""
+    world = World(batches=2, answers=[error] * 10_000, limits=Limits(retry_for=300))
+
+    world.run()
+
+    assert isinstance(world.engine.stopped, NotAllSent)
+    assert 300 <= world.now <= 302
+    assert not world.in_doubt
+
+
+def test_patience_ends_while_no_read_succeeds() -> None:
+    """The same with an answer lost and Responsys gone."""
+    down: list[ResponsysError | None] = [NoAnswer("down")] * 1_000
+    world = World(batches=2, answers=[NoAnswer("lost")], probes=down, limits=Limits(retry_for=300, max_in_flight=1))
+
+    world.run()
+
+    assert isinstance(world.engine.stopped, NotAllSent)
+    assert world.in_doubt == {1}
+
+
+def test_an_acceptance_renews_the_patience() -> None:
+    """A limit shared with others refuses now and then for hours."""
+    answers: list[Answer] = [LimitExceeded("limit", wait=60), "ok"] * 20
+    world = World(batches=20, answers=answers, limits=Limits(retry_for=100, max_in_flight=1))
+
+    world.run()
+
+    assert world.engine.stopped is None
+    assert len(world.accepted) == 20
+
+
+def test_a_read_that_is_refused_for_good_stops_the_send() -> None:
+    """A user that was disabled meanwhile will not be enabled by waiting."""
+    world = World(batches=5, answers=[NoAnswer("lost")], probes=[FailedOver("x")], limits=Limits(max_in_flight=1))
+
+    world.run()
+
+    assert isinstance(world.engine.stopped, FailedOver)
+    assert len(world.posts) == 1
+
+
+def test_no_claim_after_the_deadline_and_answers_are_awaited() -> None:
+    """The engine stops itself before Airflow stops it in the middle of something."""
+    world = World(batches=1_000, per_minute=600, latency=2.0, limits=Limits(deadline=10.0, grace=5.0))
+
+    world.run()
+
+    assert all(at < 10.0 for at, _ in world.posts)
+    assert not world.in_doubt
+    assert isinstance(world.engine.stopped, NotAllSent)
+
+
+def test_a_stop_waits_for_answers_only_as_long_as_it_may() -> None:
+    """What has not answered by then stays in doubt, as the ledger says already."""
+    world = World(batches=100, per_minute=600, latency=50.0)
+    world.run(until=5.0)
+
+    world.engine.stop(NotAllSent("killed"), world.now, grace=3.0)
+    world.run()
+
+    assert len(world.in_doubt) == len(world.posts)
+    assert world.now <= 8.5
+
+
+def test_a_claim_that_fails_sends_nothing() -> None:
+    """The ledger is down before a request: nobody is pushed."""
+    world = World(batches=5)
+    world.ledger_error = lambda commit: LedgerFailed("down") if commit.claim else None
+
+    world.run()
+
+    assert not world.posts
+    assert isinstance(world.engine.stopped, LedgerFailed)
+
+
+def test_a_settlement_that_fails_is_tried_once_more_at_the_end() -> None:
+    """The ledger was down for a moment after a request: the acceptance is not lost."""
+    errors = iter([None, LedgerFailed("down")])
+    world = World(batches=5, limits=Limits(max_in_flight=1))
+    world.ledger_error = lambda _: next(errors, None)
+
+    world.run()
+
+    assert world.accepted == {1}
+    assert len(world.posts) == 1
+
+
+def test_a_ledger_that_stays_down_leaves_the_sent_in_doubt() -> None:
+    """The ledger says what it knows: claimed, and no answer written."""
+    world = World(batches=5, limits=Limits(max_in_flight=1))
+    world.ledger_error = lambda commit: LedgerFailed("down") if commit.settle else None
+
+    world.run()
+
+    assert world.in_doubt == {1}
+    assert len(world.commits) == 3
+
+
+def test_a_fenced_try_writes_nothing_more() -> None:
+    """Another try has taken over: its record is not ours to change."""
+    world = World(batches=5, limits=Limits(max_in_flight=1))
+    world.ledger_error = lambda commit: Fenced("replaced") if commit.settle else None
+
+    world.run()
+
+    assert len(world.commits) == 2
+    assert isinstance(world.engine.stopped, Fenced)
+
+
+def test_at_least_once_sends_an_unrecoverable_exception_again_once() -> None:
+    """HAERR: wait about 30 seconds, resubmit once."""
+    lost = InDoubt("500", code="UNRECOVERABLE_EXCEPTION")
+    limits = Limits(delivery=Delivery.AT_LEAST_ONCE, max_in_flight=1)
+    world = World(batches=1, answers=[lost, lost], limits=limits)
+
+    world.run()
+
+    assert [number for _, number in world.posts] == [1, 1]
+    assert world.posts[1][0] - world.posts[0][0] >= 30
+    assert world.in_doubt == {1}
+
+
+def test_at_least_once_sends_what_was_not_answered_three_times_in_all() -> None:
+    """HAERR: at most three tries, two minutes apart."""
+    limits = Limits(delivery=Delivery.AT_LEAST_ONCE, max_in_flight=1)
+    world = World(batches=1, answers=[NoAnswer("lost")] * 9, limits=limits)
+
+    world.run()
+
+    assert len(world.posts) == 3
+    assert all(later - sooner >= 120 for (sooner, _), (later, _) in zip(world.posts, world.posts[1:], strict=False))
+
+
+@pytest.mark.parametrize("second", [Refused("no"), TryLater("full", wait=5), FailedOver("x"), NotSent("down")])
+def test_a_repetition_that_is_refused_does_not_undo_the_doubt(second: NotAccepted) -> None:
+    """The first request may still have been accepted: the claim stays."""
+    limits = Limits(delivery=Delivery.AT_LEAST_ONCE, max_in_flight=1)
+    world = World(batches=1, answers=[NoAnswer("lost"), second], limits=limits)
+
+    world.run()
+
+    assert world.in_doubt == {1}
+
+
+def test_waiting_repetitions_count_as_in_flight_and_others_go_on() -> None:
+    """Two minutes of waiting hold one slot, not the campaign."""
+    limits = Limits(delivery=Delivery.AT_LEAST_ONCE, max_in_flight=4)
+    world = World(batches=20, answers=["ok", NoAnswer("lost")], limits=limits)
+
+    world.run()
+
+    assert len(world.accepted) == 20
+    assert len(world.posts) == 21

@@ -1,0 +1,85 @@
+"""Buckets: everybody read ends in exactly one."""
+
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+
+from airflow_provider_responsys.errors import ResponsysError
+from airflow_provider_responsys.ledger.interface import Earlier, Holder
+from airflow_provider_responsys.recipients.fields import FieldSettings
+from airflow_provider_responsys.recipients.rows import from_sequence
+from airflow_provider_responsys.recipients.spool import Spool
+from airflow_provider_responsys.sending.outcome import Buckets, Resumed
+from airflow_provider_responsys.sending.run import Doubt, Report
+
+SINCE = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+
+
+def fingerprint(identity: str) -> bytes:
+    """Tell the recipients of these tests apart."""
+    return identity.encode()[-9:].rjust(9)
+
+
+def of(*names: str) -> list[bytes]:
+    """Return the fingerprints of the customers *names*."""
+    with Spool() as spool:
+        spool.fill(from_sequence([{"customerId": name} for name in names]), FieldSettings(), fingerprint)
+        return [one for batch in spool.batches(max_recipients=200, max_bytes=10_000) for one in batch.fingerprints]
+
+
+@pytest.fixture
+def spool() -> Iterator[Spool]:
+    """Give a spool of five recipients, of which one stands in it twice."""
+    with Spool() as spool:
+        rows = [{"customerId": name} for name in ("c1", "c2", "c3", "c4", "c5", "c1")]
+        spool.fill(from_sequence(rows), FieldSettings(), fingerprint)
+        yield spool
+
+
+def test_earlier_batches_are_taken_out_of_the_spool(spool: Spool) -> None:
+    """Accepted before is accepted now, without a request; and so is doubt."""
+    earlier = [Earlier(of("c1", "c2"), "id-1", SINCE, "try 1, batch 1"), Earlier(of("c3"), None, SINCE, "batch 2")]
+
+    resumed = Resumed.of(earlier, spool)
+
+    assert (resumed.accepted, resumed.in_doubt, resumed.here, resumed.vanished) == (2, 1, 3, 0)
+    assert resumed.request_ids == ["id-1"]
+    assert [(doubt.label, doubt.size) for doubt in resumed.doubts] == [("batch 2", 1)]
+    assert "2026-11-23" in resumed.doubts[0].reason
+    assert [batch.fingerprints for batch in spool.batches(max_recipients=9, max_bytes=9_999)] == [tuple(of("c4", "c5"))]
+
+
+def test_whoever_left_the_source_since_still_counts_as_read(spool: Spool) -> None:
+    """They were pushed: a report without them would be wrong."""
+    resumed = Resumed.of([Earlier(of("c1", "gone"), "id-1", SINCE, "batch 1")], spool)
+    buckets = Buckets.of(spool, resumed, Report(4, accepted=4))
+
+    assert resumed.vanished == 1
+    assert buckets.as_dict() == {
+        "read": 7,
+        "accepted": 6,
+        "rejected": 0,
+        "in_doubt": 0,
+        "not_sent": 0,
+        "withheld": 0,
+        "duplicate": 1,
+        "invalid": 0,
+    }
+
+
+def test_recipients_held_by_others_count_as_what_they_are(spool: Spool) -> None:
+    """Another task's are duplicates; an earlier try's own are accepted, or in doubt."""
+    held = Counter({Holder.OTHER: 1, Holder.ACCEPTED: 1, Holder.IN_DOUBT: 1})
+    report = Report(5, held=held, rejected=Counter({"X": 1}), doubts=[Doubt("batch 1", 1, "lost")])
+
+    buckets = Buckets.of(spool, Resumed(), report)
+
+    assert (buckets.duplicate, buckets.accepted, buckets.in_doubt, buckets.rejected) == (2, 1, 2, 1)
+
+
+def test_a_mismatch_is_a_failure_of_ours(spool: Spool) -> None:
+    """Rather fail than lose somebody silently."""
+    with pytest.raises(ResponsysError, match="6 recipients read, 5 accounted for"):
+        Buckets.of(spool, Resumed(), Report(5, accepted=4))

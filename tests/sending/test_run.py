@@ -1,0 +1,337 @@
+"""The shell around the engine: real threads, a real spool, scripted answers."""
+
+import itertools
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from queue import SimpleQueue
+
+import pytest
+
+from airflow_provider_responsys.errors import (
+    Fenced,
+    LedgerFailed,
+    LimitExceeded,
+    NoAnswer,
+    NotAllSent,
+    NotSent,
+    Refused,
+    ResponsysError,
+    SendRefused,
+    SourceFailed,
+)
+from airflow_provider_responsys.ledger.interface import Accepted, Claim, Holder, Settlement, Wanted
+from airflow_provider_responsys.ledger.memory import MemoryLedger
+from airflow_provider_responsys.recipients.fields import FieldSettings
+from airflow_provider_responsys.recipients.rows import from_sequence
+from airflow_provider_responsys.recipients.spool import Batch, Spool
+from airflow_provider_responsys.sending import run as shell
+from airflow_provider_responsys.sending.engine import Delivery, Engine, Limits
+from airflow_provider_responsys.sending.pace import Pace
+from airflow_provider_responsys.sending.run import Event, Halt, Inbox, Report, Run
+
+Answer = str | BaseException
+
+
+class QuickInbox(SimpleQueue[Event]):
+    """Waits a thousandth of the time."""
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Event:
+        """Return the next event."""
+        return super().get(block, None if timeout is None else timeout / 1_000)
+
+
+class Ledger(MemoryLedger):
+    """Remembers what it was told; *lost* says who cannot be claimed, *errors* which commits fail."""
+
+    def __init__(self) -> None:
+        super().__init__(try_number=1)
+        self.lost: dict[int, dict[int, Holder]] = {}
+        self.errors: dict[int, LedgerFailed] = {}
+        self.commits = 0
+        self.settled: list[Settlement] = []
+        self.thread = threading.get_ident()
+
+    def commit(self, settled: Sequence[Settlement], wanted: Sequence[Wanted]) -> list[Claim]:
+        """Record, or fail as planned."""
+        assert threading.get_ident() == self.thread, "a ledger is used from one thread"
+        self.commits += 1
+        if error := self.errors.get(self.commits):
+            raise error
+        self.settled += settled
+        return [Claim(want.number, self.lost.get(want.number, {})) for want in wanted]
+
+
+class Sender:
+    """A run over *count* recipients, ten a batch, whose n-th request is answered by the n-th of *answers*."""
+
+    def __init__(self, spool: Spool, *answers: Answer, **limits: float | Delivery) -> None:
+        self.answers = iter(answers)
+        self.ledger = Ledger()
+        self.sent: Counter[str] = Counter()
+        self.inbox: Inbox = QuickInbox()
+        self.ids = itertools.count(1)
+        self.lock = threading.Lock()
+        self.probes = 0
+        self.probe_error: Callable[[int], BaseException | None] = lambda _: None
+        self.clock_offset = 0.0
+        settings = Limits(**{"max_in_flight": 1, **limits})  # type: ignore[arg-type]  # each test's own
+        self.run = Run(
+            Engine(limits=settings, pace=Pace.at(60_000_000, self.clock())),
+            spool.batches(max_recipients=10, max_bytes=100_000),
+            len(spool),
+            ledger=self.ledger,
+            post=self.post,
+            probe=self.probe,
+            inbox=self.inbox,
+            clock=self.clock,
+        )
+
+    def clock(self) -> float:
+        """Return a time that runs a thousand times as fast as the real one."""
+        return time.monotonic() * 1_000
+
+    def post(self, bodies: tuple[str, ...]) -> str:
+        """Answer as scripted, then with acceptances."""
+        with self.lock:
+            answer = next(self.answers, "")
+            if isinstance(answer, BaseException):
+                raise answer
+            self.sent.update(bodies)
+            return answer or f"id-{next(self.ids)}"
+
+    def probe(self) -> None:
+        """Count the harmless read."""
+        self.probes += 1
+        if error := self.probe_error(self.probes):
+            raise error
+
+
+@pytest.fixture
+def spool() -> Iterator[Spool]:
+    """Give a spool of fifty recipients."""
+    with Spool() as spool:
+        rows = [{"customerId": f"c{number}"} for number in range(50)]
+        spool.fill(from_sequence(rows), FieldSettings(), lambda identity: identity.encode()[-9:].rjust(9))
+        yield spool
+
+
+def check(report: Report) -> None:
+    """Nobody is missing from *report*."""
+    held = report.held.total()
+    accounted = report.accepted + report.rejected.total() + report.in_doubt + report.not_sent + held
+    assert accounted == report.total
+
+
+def test_everybody_is_sent_to_once(spool: Spool) -> None:
+    """Five batches, five ids, each settled."""
+    sender = Sender(spool, max_in_flight=4)
+
+    report = sender.run.to_end()
+
+    assert report.accepted == 50
+    assert len(report.request_ids) == len(sender.ledger.settled) == 5
+    assert set(sender.sent.values()) == {1}
+    check(report)
+
+
+@pytest.mark.parametrize("error", [NotSent("no route"), LimitExceeded("limit", wait=60.0)])
+def test_what_was_not_accepted_is_sent_again_to_the_same_people(spool: Spool, error: ResponsysError) -> None:
+    """The batch goes back, and is claimed under a new number."""
+    sender = Sender(spool, error)
+
+    report = sender.run.to_end()
+
+    assert report.accepted == 50
+    assert set(sender.sent.values()) == {1}
+    check(report)
+
+
+def test_refused_batches_are_counted_by_code(spool: Spool) -> None:
+    """By Responsys' own code where there is one."""
+    sender = Sender(spool, Refused("no", code="INVALID_PARAMETER"), Refused("no"))
+
+    report = sender.run.to_end()
+
+    assert report.rejected == {"INVALID_PARAMETER": 10, "Refused": 10}
+    assert report.accepted == 30
+    check(report)
+
+
+def test_a_refused_send_leaves_the_rest_not_sent(spool: Spool) -> None:
+    """The batch that was refused is rejected, the others are not sent."""
+    sender = Sender(spool, "id-a", SendRefused("no such campaign", code="CAMPAIGN_NOT_FOUND"))
+
+    report = sender.run.to_end()
+
+    assert (report.accepted, report.rejected.total(), report.not_sent) == (10, 10, 30)
+    assert isinstance(report.stopped, SendRefused)
+    check(report)
+
+
+@pytest.mark.parametrize("error", [NoAnswer("read timed out"), RuntimeError("a defect"), SystemExit()])
+def test_whatever_else_happens_to_a_request_is_doubt(spool: Spool, error: BaseException) -> None:
+    """A defect of ours on a thread may come after the request left."""
+    sender = Sender(spool, error)
+
+    report = sender.run.to_end()
+
+    assert [doubt.size for doubt in report.doubts] == [10]
+    assert report.accepted == 40
+    assert sender.probes == 1
+    check(report)
+
+
+@pytest.mark.parametrize("error", [NoAnswer("down"), RuntimeError("a defect")])
+def test_a_read_that_fails_is_repeated(spool: Spool, error: BaseException) -> None:
+    """Nothing is claimed until one succeeds."""
+    sender = Sender(spool, NoAnswer("lost"))
+    sender.probe_error = lambda number: error if number < 3 else None
+
+    report = sender.run.to_end()
+
+    assert sender.probes == 3
+    assert report.accepted == 40
+    check(report)
+
+
+def test_recipients_that_others_hold_are_left_out(spool: Spool) -> None:
+    """The request goes out with those that the claim won."""
+    sender = Sender(spool)
+    sender.ledger.lost = {
+        1: {0: Holder.OTHER, 9: Holder.ACCEPTED},
+        2: dict.fromkeys(range(10), Holder.OTHER),
+    }
+
+    report = sender.run.to_end()
+
+    assert report.held == {Holder.OTHER: 11, Holder.ACCEPTED: 1}
+    assert report.accepted == 38
+    assert len(report.request_ids) == 4
+    check(report)
+
+
+def test_at_least_once_sends_a_lost_batch_again(spool: Spool) -> None:
+    """And counts it as accepted when it is."""
+    sender = Sender(spool, NoAnswer("lost"), delivery=Delivery.AT_LEAST_ONCE, max_in_flight=2)
+
+    report = sender.run.to_end()
+
+    assert report.accepted == 50
+    assert not report.doubts
+    check(report)
+
+
+def test_a_halt_settles_what_came_back_and_leaves_the_rest(spool: Spool) -> None:
+    """A killed task claims nothing more."""
+    sender = Sender(spool, "id-a")
+    answer = sender.run._post
+
+    def post(bodies: tuple[str, ...]) -> str:
+        request_id = answer(bodies)
+        sender.inbox.put(Halt(NotAllSent("killed"), 100.0))
+        return request_id
+
+    sender.run._post = post
+
+    report = sender.run.to_end()
+
+    assert (report.accepted, report.not_sent) == (10, 40)
+    assert sender.ledger.settled == [Accepted(1, "id-a")]
+    check(report)
+
+
+def test_what_does_not_answer_before_the_end_is_in_doubt(spool: Spool) -> None:
+    """The grace of a halt is over while a request is out."""
+    answered = threading.Event()
+    sender = Sender(spool)
+
+    def post(bodies: tuple[str, ...]) -> str:
+        sender.inbox.put(Halt(NotAllSent("killed"), 100.0))
+        answered.wait(10)
+        return "too late"
+
+    sender.run._post = post
+
+    report = sender.run.to_end()
+    answered.set()
+
+    assert (report.in_doubt, report.not_sent) == (10, 40)
+    assert "before its answer" in report.doubts[0].reason
+    check(report)
+
+
+def test_a_ledger_that_fails_before_a_request_sends_nothing(spool: Spool) -> None:
+    """The batch that could not be claimed is not sent."""
+    sender = Sender(spool)
+    sender.ledger.errors = {1: LedgerFailed("down")}
+
+    report = sender.run.to_end()
+
+    assert not sender.sent
+    assert report.not_sent == 50
+    assert isinstance(report.stopped, LedgerFailed)
+    check(report)
+
+
+def test_a_ledger_that_fails_after_a_request_is_asked_once_more(spool: Spool) -> None:
+    """The acceptance is known, reported, and in the end recorded."""
+    sender = Sender(spool)
+    sender.ledger.errors = {2: LedgerFailed("down")}
+
+    report = sender.run.to_end()
+
+    assert (report.accepted, report.unwritten) == (10, 0)
+    assert len(sender.ledger.settled) == 1
+    check(report)
+
+
+@pytest.mark.parametrize("error", [LedgerFailed("down"), Fenced("replaced")])
+def test_answers_that_no_ledger_took_are_counted(spool: Spool, error: LedgerFailed) -> None:
+    """The next try will call them in doubt; this one knows better and says so."""
+    sender = Sender(spool)
+    sender.ledger.errors = dict.fromkeys(range(2, 9), error)
+
+    report = sender.run.to_end()
+
+    assert (report.accepted, report.unwritten) == (10, 1)
+    assert report.stopped is error
+    check(report)
+
+
+def test_a_spool_that_fails_in_the_middle_settles_what_is_out(spool: Spool) -> None:
+    """The disk broke: what was sent is recorded, the rest is not sent."""
+    sender = Sender(spool)
+    take = sender.run._queue.take
+
+    def failing(most: int) -> list[Batch]:
+        if sender.sent:
+            raise SourceFailed("the disk is broken")
+        return take(most)
+
+    sender.run._queue.take = failing  # type: ignore[method-assign]  # a disk that breaks can't be had
+
+    report = sender.run.to_end()
+
+    assert (report.accepted, report.not_sent) == (10, 40)
+    assert isinstance(report.stopped, SourceFailed)
+    assert len(sender.ledger.settled) == 1
+    check(report)
+
+
+def test_progress_is_logged_in_counts(
+    spool: Spool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Accepted of total, rate against limit, time to go: what a person can use, and nobody's name."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(shell, "PROGRESS_EVERY", 0.0)
+    sender = Sender(spool)
+
+    sender.run.to_end()
+
+    assert "Accepted 10 of 50 recipients in 1 requests" in caplog.text
+    assert "min to go" in caplog.text
+    assert "Accepted 50 of 50 recipients in 5 requests" in caplog.text
+    assert "c1" not in caplog.text
