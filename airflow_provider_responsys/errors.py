@@ -54,7 +54,7 @@ class NotSent(NotAccepted):
 class TryLater(NotAccepted):
     """Responsys asks for patience: the same request may succeed after *wait* seconds."""
 
-    def __init__(self, message: str, *, wait: float, code: str | None = None, status: int | None = None) -> None:
+    def __init__(self, message: str, *, wait: float = 0.0, code: str | None = None, status: int | None = None) -> None:
         super().__init__(message, code=code, status=status)
         self.wait = wait
 

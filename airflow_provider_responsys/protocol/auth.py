@@ -1,0 +1,171 @@
+"""Logging in, staying logged in, and not locking the account while doing so."""
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from urllib.parse import urlencode
+
+from airflow_provider_responsys.errors import (
+    FailedOver,
+    InvalidAnswer,
+    InvalidSettings,
+    LoginFailed,
+    NoAnswer,
+    NotAccepted,
+    NotSent,
+    Refused,
+    ResponsysError,
+    TryLater,
+)
+from airflow_provider_responsys.protocol.account import LOGIN_PATH, Account, base_url
+from airflow_provider_responsys.protocol.call import sent
+from airflow_provider_responsys.protocol.codes import decoded, envelope_of, is_success, read_error
+from airflow_provider_responsys.protocol.wire import FORM, Conversation, Pause, Request, Response, Token
+
+LIFETIME = 7200.0  # Authentication overview: two hours (another page says three)
+REFRESH_AFTER = 3600.0
+"""Refreshing works only before the token expires; half its life leaves room for waits."""
+
+NO_ANSWER_WAIT = 120.0  # AFTM error page: two minutes apart, or the login may be disabled
+NO_ANSWER_RETRIES = 3  # AFTM error page: at most three
+
+USABLE = re.compile(r"[\x21-\x7e]{1,4096}")
+"""What can be sent as a header, and is no way to send a second one."""
+
+
+@dataclass(slots=True)
+class Keyring:
+    """What is known of *account*'s login. One conversation at a time may change it."""
+
+    account: Account
+    token: Token | None = None
+    failure: LoginFailed | None = None
+    """Final: five wrong passwords lock the account (Account lock-out page)."""
+    outage: tuple[float, NotAccepted] | None = field(default=None)
+    """The last login that came to nothing, and when it was given up."""
+
+
+def authorize(
+    keyring: Keyring,
+    refused: Token | None,
+    *,
+    now: Callable[[], float],
+    waits: Iterator[float],
+    since: float = math.inf,
+) -> Conversation[Token]:
+    """Return a token other than *refused*, and keep it in *keyring*.
+
+    Raises only what says that nothing was sent: `LoginFailed`, `FailedOver`,
+    `TryLater`, `NotSent`. A login that was given up after *since*, when this caller
+    began to wait for its turn, is not tried again for it.
+    """
+    if keyring.failure:
+        raise keyring.failure.with_traceback(None)
+    token = keyring.token
+    if token and (refused is None or token.value != refused.value):
+        age = now() - token.obtained
+        if age < REFRESH_AFTER:
+            return token
+        if age < LIFETIME and (refreshed := (yield from _refreshed(keyring, token, now))):
+            keyring.token = refreshed
+            return refreshed
+    if keyring.outage and keyring.outage[0] > since:
+        raise keyring.outage[1].with_traceback(None)
+    try:
+        keyring.token = yield from _logged_in(keyring, now, waits)
+    except LoginFailed as error:
+        keyring.failure = error
+        raise
+    except NotAccepted as error:
+        keyring.outage = (now(), error)
+        raise
+    return keyring.token
+
+
+def login_request(account: Account) -> Request:
+    """Build the request that logs in; the password is in the body, never in the address."""
+    form = urlencode({"user_name": account.login, "password": account.password, "auth_type": "password"})
+    return _token_request(account, form)
+
+
+def refresh_request(account: Account, token: Token) -> Request:
+    """Build the request that exchanges *token* for a new one, on the host that issued it."""
+    return _token_request(account, urlencode({"auth_type": "token"})).signed(token, account.host)
+
+
+def read_token(response: Response, obtained: float) -> Token:
+    """Return the token in *response* to a login that was asked for at *obtained*."""
+    answer = decoded(response)
+    if not is_success(response) or envelope_of(response):
+        raise read_error(response, what="the login")
+    value = answer.get("authToken") if isinstance(answer, dict) else None
+    if not isinstance(value, str) or not USABLE.fullmatch(value):
+        raise InvalidAnswer("the login was answered without a token", status=response.status)
+    endpoint = answer.get("endPoint")
+    return Token(value=value, endpoint=endpoint.strip() if isinstance(endpoint, str) else "", obtained=obtained)
+
+
+def _token_request(account: Account, form: str) -> Request:
+    return Request(
+        "POST",
+        LOGIN_PATH,
+        body=form.encode("ascii"),
+        headers=(("Content-Type", FORM),),
+        host=account.host,
+        fresh=True,
+    )
+
+
+def _logged_in(keyring: Keyring, now: Callable[[], float], waits: Iterator[float]) -> Conversation[Token]:
+    """Return the token of a full login; pause for each of *waits* while there is a point in it."""
+    retries = NO_ANSWER_RETRIES
+    while True:
+        try:
+            return (yield from _asked(keyring.account, login_request(keyring.account), now))
+        except FailedOver:
+            raise
+        except Refused as error:
+            raise LoginFailed(f"{keyring.account.host}: {error}", code=error.code, status=error.status) from error
+        except (NotAccepted, NoAnswer, InvalidAnswer) as error:
+            asked_for_patience = isinstance(error, TryLater) and error.code is not None
+            retries -= not asked_for_patience
+            wait = next(waits, None) if retries >= 0 else None
+            if wait is None:
+                raise _nothing_sent(keyring.account, error) from error
+            yield Pause(_least_wait(error) + wait)
+
+
+def _refreshed(keyring: Keyring, token: Token, now: Callable[[], float]) -> Conversation[Token | None]:
+    """Return a new token for *token*, or None: a full login will say what is wrong."""
+    try:
+        return (yield from _asked(keyring.account, refresh_request(keyring.account, token), now))
+    except ResponsysError:
+        return None
+
+
+def _asked(account: Account, request: Request, now: Callable[[], float]) -> Conversation[Token]:
+    obtained = now()
+    token = read_token((yield from sent(request)), obtained)
+    try:
+        base_url(account, token)
+    except InvalidSettings as error:
+        raise LoginFailed(str(error)) from None
+    return token
+
+
+def _least_wait(error: ResponsysError) -> float:
+    match error:
+        case TryLater(wait=wait) if error.code is not None:
+            return wait
+        case NotSent():
+            return 0.0
+        case _:
+            return NO_ANSWER_WAIT
+
+
+def _nothing_sent(account: Account, error: ResponsysError) -> NotAccepted:
+    """Return *error*, of a login, as what it is to the request that waited for it."""
+    if isinstance(error, TryLater):
+        return TryLater(f"{account.host}: {error}", wait=error.wait, code=error.code, status=error.status)
+    return NotSent(f"no login at {account.host}: {error}", code=error.code, status=error.status)

@@ -1,0 +1,88 @@
+"""The words of a conversation with Responsys: requests, answers, and the steps between them."""
+
+from collections.abc import Generator
+from dataclasses import dataclass, field, replace
+from typing import Self, TypeAlias, TypeVar
+
+FORM = "application/x-www-form-urlencoded"
+JSON = "application/json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """What a login gave: the *value* to sign requests with and the *endpoint* it names.
+
+    *obtained* is the reading of the caller's monotonic clock, in seconds, when
+    the login was asked for.
+    """
+
+    value: str = field(repr=False)
+    endpoint: str = ""
+    obtained: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request. *path* is host-relative until `signed` puts it on a host.
+
+    A *fresh* request must not leave on a connection that has idled: such a
+    connection may be dead, and the request's fate would then be unknown.
+    """
+
+    method: str
+    path: str
+    body: bytes = field(default=b"", repr=False)
+    headers: tuple[tuple[str, str], ...] = ()
+    host: str = ""
+    fresh: bool = False
+    authorization: str = field(default="", repr=False)
+
+    @property
+    def url(self) -> str:
+        """Return the whole address."""
+        return f"{self.host}{self.path}"
+
+    def signed(self, token: Token, host: str) -> Self:
+        """Return this request on *host*, signed with *token*."""
+        return replace(self, host=host, authorization=token.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One HTTP answer, read to its end. *correlation_id* is Responsys' own, for its support."""
+
+    status: int
+    body: bytes = field(default=b"", repr=False)
+    correlation_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send *request*; the reply is a `Response`, or a `NotSent` or `NoAnswer` is thrown in."""
+
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Wait *seconds*; the reply is None."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Authorize:
+    """Get a token other than *refused*; the reply is a `Token`, or why there is none is thrown in.
+
+    The driver lets one conversation at a time log in; the others find its token.
+    """
+
+    refused: Token | None = None
+
+
+Step: TypeAlias = Send | Pause | Authorize
+Reply: TypeAlias = Response | Token | None
+
+T = TypeVar("T")
+Conversation: TypeAlias = Generator[Step, Reply, T]
+"""Yields what to do next, is sent the answer, returns a result."""

@@ -1,0 +1,210 @@
+"""Hold conversations with Responsys on aiohttp, in one event loop."""
+
+import asyncio
+import os
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Self, TypeVar, cast
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+import certifi
+from yarl import URL
+
+from airflow_provider_responsys.errors import NoAnswer, NotSent, ResponsysError
+from airflow_provider_responsys.protocol.account import Account
+from airflow_provider_responsys.protocol.auth import Keyring, authorize
+from airflow_provider_responsys.protocol.wire import (
+    Authorize,
+    Conversation,
+    Pause,
+    Reply,
+    Request,
+    Response,
+    Send,
+    Step,
+    Token,
+)
+from airflow_provider_responsys.transport.limits import (
+    CONNECT_TIMEOUT,
+    CORRELATION,
+    HEADERS,
+    IDLE,
+    MAX_ANSWER,
+    PIECE,
+    login_waits,
+)
+
+NOTHING_LEFT = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ClientConnectorCertificateError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.ClientHttpProxyError,
+    aiohttp.InvalidURL,
+)
+"""What is raised before a connection stands, trust and tunnel included."""
+
+T = TypeVar("T")
+
+
+class Responsys:
+    """A line to *account*: any number of conversations at once, one login for all of them."""
+
+    def __init__(
+        self,
+        account: Account,
+        *,
+        user_agent: str,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
+        login_waits: Callable[[], Iterator[float]] = login_waits,
+    ) -> None:
+        self._account = account
+        self._user_agent = user_agent
+        self._sleep = sleep
+        self._clock = clock
+        self._login_waits = login_waits
+        self._keyring = Keyring(account)
+        self._login = asyncio.Lock()
+        self._opening = asyncio.Lock()
+        self._session: aiohttp.ClientSession | None = None
+        self._proxies: dict[str, str | None] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def run(self, conversation: Conversation[T]) -> T:
+        """Run *conversation* to its end and return its result."""
+        reply: Reply = None
+        failure: ResponsysError | None = None
+        while True:
+            try:
+                step = conversation.throw(failure) if failure else conversation.send(reply)
+            except StopIteration as end:
+                return cast("T", end.value)
+            reply = failure = None
+            try:
+                reply = await self._do(step)
+            except ResponsysError as error:
+                failure = error
+
+    async def close(self) -> None:
+        """Close every connection. Harmless to repeat."""
+        session, self._session = self._session, None
+        if session:
+            await session.close()
+
+    async def _do(self, step: Step) -> Reply:
+        match step:
+            case Send(request):
+                return await self._exchange(request)
+            case Pause(seconds):
+                await self._sleep(seconds)
+                return None
+            case Authorize(refused):
+                return await self._authorize(refused)
+
+    async def _authorize(self, refused: Token | None) -> Token:
+        since = self._clock()
+        async with self._login:
+            waits = self._login_waits()
+            return await self.run(authorize(self._keyring, refused, now=self._clock, waits=waits, since=since))
+
+    async def _exchange(self, request: Request) -> Response:
+        """Send *request* once and return the whole answer, whatever it is."""
+        session = await self._opened()
+        if request.host not in self._proxies:
+            self._proxies[request.host] = _proxy(URL(request.host))
+        headers = dict(request.headers)
+        if request.authorization:
+            headers["Authorization"] = request.authorization
+        # Encoded already: what is done twice is not what was meant.
+        url = URL(request.url, encoded=True)
+        try:
+            async with session.request(
+                request.method,
+                url,
+                data=request.body or None,
+                headers=headers,
+                proxy=self._proxies[request.host],
+                allow_redirects=False,
+            ) as answer:
+                return Response(answer.status, await _body(answer, request.host), answer.headers.get(CORRELATION, ""))
+        except NOTHING_LEFT as error:
+            raise NotSent(f"{request.host}: no connection ({_plain(error)})") from error
+        except (aiohttp.ClientError, OSError) as error:
+            reason = _plain(error)
+            raise NoAnswer(f"{request.host}: the request left, and no whole answer came ({reason})") from error
+
+    async def _opened(self) -> aiohttp.ClientSession:
+        async with self._opening:
+            if self._session is None:
+                # Reading the certificates takes long enough for others in the loop to notice.
+                trust = await asyncio.to_thread(_trust)
+                self._session = _session(trust, self._account.timeout, self._user_agent)
+            return self._session
+
+
+async def _body(answer: aiohttp.ClientResponse, host: str) -> bytes:
+    """Return the whole body of *answer*; one that is cut short is no answer."""
+    body = bytearray()
+    async for piece in answer.content.iter_chunked(PIECE):
+        body += piece
+        if len(body) > MAX_ANSWER:
+            raise NoAnswer(f"{host}: the request left, and the answer is longer than {MAX_ANSWER} bytes")
+    return bytes(body)
+
+
+def _session(trust: ssl.SSLContext, timeout: float, user_agent: str) -> aiohttp.ClientSession:
+    """Return a session that neither keeps cookies, nor reads ~/.netrc, nor tries twice."""
+    return aiohttp.ClientSession(
+        # No connection that has idled is used again, which is more than a fresh request asks for.
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE, ssl=trust),
+        timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT, sock_read=timeout),
+        headers={"User-Agent": user_agent, **HEADERS},
+        cookie_jar=aiohttp.DummyCookieJar(),
+        middlewares=(_once,),
+        trust_env=False,  # it would read ~/.netrc, too
+    )
+
+
+async def _once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Send *request* once: aiohttp repeats a GET whose connection breaks, unless the error is none of its own."""
+    try:
+        return await send(request)
+    except NOTHING_LEFT:
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        host = request.url.origin()
+        raise NoAnswer(f"{host}: the request left, and no answer came ({_plain(error)})") from error
+
+
+def _trust() -> ssl.SSLContext:
+    """Return what requests trusts, so that who logs in on a worker does so in the triggerer."""
+    bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or certifi.where()
+    try:
+        if Path(bundle).is_dir():
+            return ssl.create_default_context(capath=bundle)
+        return ssl.create_default_context(cafile=bundle)
+    except OSError as error:
+        raise NotSent(f"the certificates to trust can't be read: {bundle} ({_plain(error)})") from error
+
+
+def _proxy(url: URL) -> str | None:
+    """Return the proxy that the environment wants for *url*."""
+    proxies = getproxies()
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    if not proxy or proxy_bypass(f"{url.host}:{url.port}"):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _plain(error: BaseException) -> str:
+    """Return in a word or two what *error* stands on; the texts around it are long."""
+    cause = error.__cause__ or error
+    return str(cause.strerror) if isinstance(cause, OSError) and cause.strerror else type(cause).__name__

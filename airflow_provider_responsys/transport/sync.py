@@ -1,0 +1,278 @@
+"""Hold conversations with Responsys on requests, from any number of threads."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any, Self, TypeVar, cast
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
+
+from airflow_provider_responsys.errors import NoAnswer, NotSent, ResponsysError
+from airflow_provider_responsys.protocol.account import Account
+from airflow_provider_responsys.protocol.auth import Keyring, authorize
+from airflow_provider_responsys.protocol.wire import (
+    Authorize,
+    Conversation,
+    Pause,
+    Reply,
+    Request,
+    Response,
+    Send,
+    Step,
+    Token,
+)
+from airflow_provider_responsys.transport.limits import (
+    CONNECT_TIMEOUT,
+    CORRELATION,
+    HEADERS,
+    IDLE,
+    MAX_ANSWER,
+    PIECE,
+    login_waits,
+)
+
+T = TypeVar("T")
+
+
+class Responsys:
+    """A line to *account*: one connection a thread, one login for all of them."""
+
+    def __init__(
+        self,
+        account: Account,
+        *,
+        user_agent: str,
+        sleep: Callable[[float], object] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+        login_waits: Callable[[], Iterator[float]] = login_waits,
+    ) -> None:
+        self._account = account
+        self._user_agent = user_agent
+        self._sleep = sleep
+        self._clock = clock
+        self._login_waits = login_waits
+        self._keyring = Keyring(account)
+        self._login = threading.Lock()
+        self._here = threading.local()
+        self._wires: list[_Wire] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def run(self, conversation: Conversation[T]) -> T:
+        """Run *conversation* to its end and return its result."""
+        reply: Reply = None
+        failure: ResponsysError | None = None
+        while True:
+            try:
+                step = conversation.throw(failure) if failure else conversation.send(reply)
+            except StopIteration as end:
+                return cast("T", end.value)
+            reply = failure = None
+            try:
+                reply = self._do(step)
+            except ResponsysError as error:
+                failure = error
+
+    def close(self) -> None:
+        """Close every thread's connection. Harmless to repeat."""
+        for wire in self._wires:
+            wire.close()
+
+    def _do(self, step: Step) -> Reply:
+        match step:
+            case Send(request):
+                return self._exchange(request)
+            case Pause(seconds):
+                self._sleep(seconds)
+                return None
+            case Authorize(refused):
+                return self._authorize(refused)
+
+    def _authorize(self, refused: Token | None) -> Token:
+        since = self._clock()
+        with self._login:
+            waits = self._login_waits()
+            return self.run(authorize(self._keyring, refused, now=self._clock, waits=waits, since=since))
+
+    def _exchange(self, request: Request) -> Response:
+        wire: _Wire | None = getattr(self._here, "wire", None)
+        if wire is None:
+            wire = self._here.wire = _Wire(self._account.timeout, self._user_agent, self._clock)
+            self._wires.append(wire)
+        return wire.exchange(request)
+
+
+class _Wire:
+    """One thread's connections."""
+
+    def __init__(self, timeout: float, user_agent: str, clock: Callable[[], float]) -> None:
+        self._timeout = (CONNECT_TIMEOUT, timeout)
+        self._clock = clock
+        self._used: dict[str, float] = {}
+        self._session = _Session()
+        self._session.headers.clear()
+        self._session.headers.update({"User-Agent": user_agent, **HEADERS})
+
+    def exchange(self, request: Request) -> Response:
+        """Send *request* once and return the whole answer, whatever it is."""
+        if request.fresh and self._clock() - self._used.get(request.host, self._clock()) > IDLE:
+            self._session.close()  # a session opens new connections when it is used again
+        try:
+            with self._open(request) as answer:
+                return Response(answer.status_code, _body(answer, request.host), answer.headers.get(CORRELATION, ""))
+        except (requests.RequestException, HTTPError) as error:
+            reason = _plain(error)
+            if _nothing_left(error):
+                raise NotSent(f"{request.host}: no connection ({reason})") from error
+            raise NoAnswer(f"{request.host}: the request left, and no whole answer came ({reason})") from error
+        finally:
+            self._used[request.host] = self._clock()
+
+    def close(self) -> None:
+        self._session.close()
+
+    def _open(self, request: Request) -> requests.Response:
+        """Send *request* and return the answer, its body still to be read."""
+        try:
+            return self._session.request(
+                request.method,
+                request.url,
+                data=request.body or None,
+                headers=dict(request.headers),
+                auth=_Signature(request.authorization),
+                timeout=self._timeout,
+                allow_redirects=False,
+                stream=True,
+            )
+        except requests.RequestException:
+            raise
+        except OSError as error:
+            # requests looks for REQUESTS_CA_BUNDLE before it connects; what happens later it wraps.
+            raise NotSent(f"{request.host}: {error}") from error
+
+
+def _body(answer: requests.Response, host: str) -> bytes:
+    """Return the whole body of *answer*; one that is cut short is no answer."""
+    answer.raw.enforce_content_length = True  # urllib3 1 does not unless told to
+    body = bytearray()
+    for piece in answer.iter_content(PIECE):
+        body += piece
+        if len(body) > MAX_ANSWER:
+            raise NoAnswer(f"{host}: the request left, and the answer is longer than {MAX_ANSWER} bytes")
+    return bytes(body)
+
+
+class _Signature(AuthBase):
+    """Sets the token. A session that is given any authentication leaves ~/.netrc alone."""
+
+    def __init__(self, authorization: str) -> None:
+        self._authorization = authorization
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._authorization:
+            request.headers["Authorization"] = self._authorization
+        return request
+
+
+class _Session(requests.Session):
+    """A session that neither follows redirects, nor keeps cookies, nor tries twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        for scheme in ("https://", "http://"):
+            self.mount(scheme, _Adapter(pool_connections=4, pool_maxsize=1, max_retries=0))
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002 -- requests names it
+        """Return None: even when told not to follow, requests would prepare the next request, netrc included."""
+        return None
+
+
+class _Adapter(HTTPAdapter):
+    """An adapter whose connections say whether they ever stood."""
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = POOLS
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, **kwargs)
+        if not proxy.lower().startswith("socks"):
+            manager.pool_classes_by_scheme = POOLS
+        return manager
+
+
+class _Unconnected(NewConnectionError):
+    """The connection never stood, trust and tunnel included, so no byte of a request left on it."""
+
+
+class _Connection(HTTPConnection):
+    def connect(self) -> None:
+        try:
+            super().connect()
+        except Exception as error:
+            raise _Unconnected(self, _plain(error)) from error
+
+
+class _TlsConnection(HTTPSConnection):
+    def connect(self) -> None:
+        try:
+            super().connect()
+        except Exception as error:
+            raise _Unconnected(self, _plain(error)) from error
+
+
+class _Pool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _TlsPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _TlsConnection
+
+
+POOLS = {"http": _Pool, "https": _TlsPool}
+
+
+def _nothing_left(error: BaseException) -> bool:
+    """Tell whether *error* is certainly from before the request left."""
+    # Of a connection (through SOCKS, not one of ours), or raised while one is looked for: redirects are not followed.
+    before = (
+        NewConnectionError,
+        ConnectTimeoutError,
+        requests.exceptions.InvalidURL,
+        requests.exceptions.InvalidSchema,
+    )
+    return any(isinstance(cause, before) for cause in _causes(error))
+
+
+def _plain(error: BaseException) -> str:
+    """Return in a word or two what *error* stands on; the texts around it are long."""
+    *_, cause = _causes(error)
+    return str(cause.strerror) if isinstance(cause, OSError) and cause.strerror else type(cause).__name__
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield *error* and what it names as its cause, in the ways of requests and urllib3.
+
+    Never its context: that may be an error of another request, whose handling led to this one.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        named = (
+            getattr(cause, "reason", None),
+            getattr(cause, "original_error", None),
+            *cause.args[:1],
+            cause.__cause__,
+        )
+        cause = next((inner for inner in named if isinstance(inner, BaseException)), None)

@@ -1,0 +1,365 @@
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airflow_provider_responsys.errors import (
+    FailedOver,
+    InvalidAnswer,
+    LimitExceeded,
+    LoginExpired,
+    LoginFailed,
+    NoAnswer,
+    NotSent,
+    Refused,
+    ResponsysError,
+    SendRefused,
+    TryLater,
+)
+from airflow_provider_responsys.protocol.account import ASYNC, HA_ASYNC, Account
+from airflow_provider_responsys.protocol.polling import (
+    UNNAMED,
+    Failed,
+    Finished,
+    Gone,
+    Outcome,
+    Processing,
+    Unclear,
+    poll,
+    probe,
+    read_outcomes,
+)
+from airflow_provider_responsys.protocol.wire import Response
+
+if TYPE_CHECKING:
+    from tests.protocol.conftest import Drive
+
+ID = "YjN1aWowOjoxNjQzOTUyMjI0"
+OTHER_ID = "UGpCVnBCOjoxNTQwNTQ2MzQ5"
+
+
+def answer(body: Any, status: int = 200) -> Response:
+    """Return *body* as Responsys sends it."""
+    return Response(status, json.dumps(body).encode())
+
+
+def frame(response: Any, status: Any = "SUCCESS", **members: Any) -> dict[str, Any]:
+    """Return a poll's answer about the request."""
+    return {"response": response, "requestId": ID, "apiName": "", "timeZone": None, "status": status} | members
+
+
+def error(code: str, detail: str = "") -> dict[str, Any]:
+    """Return an envelope as it comes inside a frame."""
+    return {"type": "", "title": "…", "errorCode": code, "detail": detail, "errorDetails": "[]"}
+
+
+def row(message: Any = None, **members: Any) -> dict[str, Any]:
+    """Return a recipient's result: a success, unless there is a message."""
+    return {"errorMessage": message, "success": message is None, "recipientId": -1} | members
+
+
+@pytest.fixture
+def many(account: Account) -> Account:
+    """Give an account of asyncApi."""
+    return Account(host=account.host, login="u", password="p", family=ASYNC)
+
+
+DOCUMENTED: list[tuple[str, Outcome]] = [
+    ("finished", Finished(2)),
+    ("processing", Processing()),
+    ("purged", Gone("RESPONSE_PURGED")),
+    (
+        "invalid campaign",
+        Failed(
+            "CAMPAIGN_IS_INVALID",
+            "An error has occurred and the system is unable to process your request at this time. "
+            "Please contact Responsys Support",
+        ),
+    ),
+    ("expired", Failed("ASYNC_REQUEST_EXPIRED", "Async request expired while processing.")),
+    ("invalid id", Failed("INVALID_REQUEST_ID", "Request Id is not valid")),
+]
+
+
+@pytest.mark.parametrize(("name", "expected"), DOCUMENTED)
+def test_the_pages_own_answers_are_read(
+    drive: "Drive", account: Account, documented: dict[str, Any], name: str, expected: Outcome
+) -> None:
+    """Every shape on the polling pages; success has 202 by one and 200 by the other, and the body decides."""
+    body = documented[name]["body"]
+    line = drive(answer(body, 200), answer(body, 202))
+
+    outcomes = [line.run(poll(account, [body["requestId"]])) for _ in range(2)]
+
+    assert outcomes == [{body["requestId"]: expected}] * 2
+
+
+def test_one_id_is_asked_for_in_the_path(drive: "Drive", account: Account) -> None:
+    """AFTM polling page: a GET, several ids are not supported."""
+    line = drive(answer(frame([])))
+
+    line.run(poll(account, [ID]))
+
+    (request,) = line.script.asked
+    assert (request.method, request.path) == ("GET", f"/rest/haAsyncApi/v1.3/requests/{ID}")
+    assert (request.body, request.fresh) == (b"", False)
+
+
+def test_many_ids_are_asked_for_in_the_body(drive: "Drive", many: Account) -> None:
+    """Multiple polling page: a POST with up to 200 ids, answered by a list of frames."""
+    frames = [
+        frame([row()], requestId=OTHER_ID),
+        frame(error("PROCESSING_REQUEST"), "IN_PROGRESS"),
+        frame([row()], requestId="not asked for"),
+    ]
+    line = drive(answer(frames), at=many)
+
+    outcomes = line.run(poll(many, [ID, OTHER_ID, "never heard of"]))
+
+    assert outcomes == {ID: Processing(), OTHER_ID: Finished(1), "never heard of": Unclear("not answered")}
+    (request,) = line.script.asked
+    assert (request.method, request.path) == ("POST", "/rest/asyncApi/v1.3/requests")
+    assert json.loads(request.body) == {"requestIds": [ID, OTHER_ID, "never heard of"]}
+
+
+def test_one_id_of_asyncapi_is_asked_for_alone(drive: "Drive", many: Account) -> None:
+    """A list around the only frame is taken as well."""
+    line = drive(answer([frame([row()])]), at=many)
+
+    assert line.run(poll(many, [ID])) == {ID: Finished(1)}
+    assert line.script.paths == [f"/rest/asyncApi/v1.3/requests/{ID}"]
+
+
+@pytest.mark.parametrize(("family", "count"), [(HA_ASYNC, 0), (HA_ASYNC, 2), (ASYNC, 0), (ASYNC, 201)])
+def test_a_poll_has_as_many_ids_as_the_family_takes(family: Any, count: int) -> None:
+    """Anything else is a mistake of ours."""
+    account = Account(host="https://h", login="u", password="p", family=family)
+
+    with pytest.raises(ValueError, match=f"{count} ids"):
+        next(poll(account, ["x"] * count))
+
+
+def test_rows_match_recipients_by_position() -> None:
+    """A failed row names nobody: its place in the list does."""
+    rows = [
+        row(),
+        row("NO_RECIPIENT_FOUND: Recipient Not Found"),
+        row(),
+        row("PROFILE_LIST_NOT_FOUND"),
+        row("NO_RECIPIENT_FOUND"),
+    ]
+
+    outcome = read_outcomes(answer(frame(rows, referenceData={"k": "v"})), [ID])[ID]
+
+    assert outcome == Finished(
+        5, {"NO_RECIPIENT_FOUND": (1, 4), "PROFILE_LIST_NOT_FOUND": (3,)}, reference_data={"k": "v"}
+    )
+    assert isinstance(outcome, Finished)
+    assert outcome.failures == 3
+
+
+def test_recorded_rows_are_read(recorded: list[dict[str, Any]]) -> None:
+    """Real rows, as they came from the calls that answer at once."""
+    lists = [sample["response"] for sample in recorded if isinstance(sample["response"], list)]
+
+    outcomes = [read_outcomes(answer(frame(rows)), [ID])[ID] for rows in lists]
+
+    assert [dict(outcome.failed) for outcome in outcomes if isinstance(outcome, Finished)] == [
+        {"NO_RECIPIENT_FOUND": (0,)},
+        {},
+        {},
+        {"RECIPIENT_STATUS_UNDELIVERABLE": (0,)},
+        {"PROFILE_LIST_NOT_FOUND": (0,)},
+        {},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("odd", "code"),
+    [
+        (row("FAILURE: could not attach"), "FAILURE"),
+        (row(" SPACED : out"), "SPACED"),
+        (row("somebody@example.com is not valid"), UNNAMED),
+        (row("Bad sentence"), UNNAMED),
+        (row("", success=False), UNNAMED),
+        (row(None, success=False), UNNAMED),
+        (row(17, success=False), UNNAMED),
+        (row(None, success="true"), UNNAMED),
+        (row("CODE: sentence", success=None), "CODE"),
+        ("SUCCESS", UNNAMED),
+        (None, UNNAMED),
+    ],
+)
+def test_an_odd_row_is_a_failure(odd: Any, code: str) -> None:
+    """Only true is a success; a text without a code is not passed on, it may name somebody."""
+    outcome = read_outcomes(answer(frame([row(), odd])), [ID])[ID]
+
+    assert outcome == Finished(2, {code: (1,)})
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (frame([]), Finished(0)),
+        (frame([row()], "SOMETHING_NEW"), Finished(1)),
+        (frame([row()], None), Finished(1)),
+        (frame([], "IN_PROGRESS"), Processing()),
+        (frame(None, "REQUEST_ACCEPTED"), Processing()),
+        (frame(None, "IN_PROGRESS"), Processing()),
+        (frame([], "UNKNOWN"), Unclear("UNKNOWN")),
+        (frame(None), Unclear("SUCCESS")),
+        (frame({}, "FAILURE"), Unclear("FAILURE")),
+        (frame(None, "somebody@example.com"), Unclear("")),
+        (frame(None, 17), Unclear("")),
+        ({}, Unclear("")),
+        (frame(error("SOMETHING_NEW", " why ")), Failed("SOMETHING_NEW", "why")),
+        (frame(error("CAMPAIGN_NOT_FOUND"), "SUCCESS"), Failed("CAMPAIGN_NOT_FOUND")),
+        (frame(error("SERVICE_UNAVAILABLE"), "ERROR"), Unclear("SERVICE_UNAVAILABLE")),
+        (frame(error("PROCESSING_REQUEST"), "SUCCESS"), Processing()),
+        (frame(error("RESPONSE_PURGED") | {"errorDetails": []}, "SUCCESS"), Gone()),
+        (frame([row()], requestId=""), Finished(1)),
+        (frame([row()], requestId=None), Finished(1)),
+        (error("RESPONSE_PURGED"), Gone()),
+        (error("PROCESSING_REQUEST"), Processing()),
+        (error("INVALID_REQUEST_ID"), Failed("INVALID_REQUEST_ID")),
+    ],
+)
+def test_the_code_decides_then_the_rows_then_the_status(
+    drive: "Drive", account: Account, body: Any, expected: Outcome
+) -> None:
+    """What nobody has described is not an end, until the deadline."""
+    line = drive(answer(body))
+
+    assert line.run(poll(account, [ID])) == {ID: expected}
+
+
+@pytest.mark.parametrize("status", [400, 404, 500])
+def test_a_bare_answer_about_the_request_counts_with_any_status(drive: "Drive", account: Account, status: int) -> None:
+    """The code answers the question."""
+    line = drive(answer(error("INVALID_REQUEST_ID", "Request Id is not valid "), status))
+
+    assert line.run(poll(account, [ID])) == {ID: Failed("INVALID_REQUEST_ID", "Request Id is not valid")}
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("API_LIMIT_EXCEEDED", LimitExceeded),
+        ("INVALID_USER_NAME_PASSWORD", LoginFailed),
+        ("API_NOT_ALLOWED_IN_SECONDARY", FailedOver),
+    ],
+)
+@pytest.mark.parametrize("framed", [True, False])
+def test_an_answer_about_the_account_is_none_about_the_request(
+    drive: "Drive", account: Account, code: str, expected: type[ResponsysError], framed: bool
+) -> None:
+    """It says nothing of what became of anybody, so it may be asked again."""
+    line = drive(answer(frame(error(code)) if framed else error(code)))
+
+    with pytest.raises(expected, match=account.host):
+        line.run(poll(account, [ID]))
+
+
+def test_the_pages_own_disabled_user_is_an_error(drive: "Drive", account: Account, documented: dict[str, Any]) -> None:
+    """AFTM polling errors page: a bare envelope, with HTTP 200."""
+    line = drive(answer(documented["disabled"]["body"]))
+
+    with pytest.raises(SendRefused, match="ASYNC_API_DISABLED_FOR_USER"):
+        line.run(poll(account, [ID]))
+
+
+def test_a_token_refused_inside_a_frame_is_an_expired_login(drive: "Drive", account: Account) -> None:
+    """Rare, and harmless to ask again."""
+    line = drive(answer(frame(error("INVALID_TOKEN"))))
+
+    with pytest.raises(LoginExpired):
+        line.run(poll(account, [ID]))
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        Response(200, b"<html>"),
+        Response(200, b""),
+        Response(200, b"17"),
+        Response(200, b'[{"requestId": "x"}, 17]'),
+        Response(404, b"<html>"),
+        Response(302, b""),
+        answer(frame([row()], requestId=OTHER_ID)),
+        answer([frame([row()], requestId="")] * 2),
+    ],
+)
+def test_an_unreadable_answer_is_none(drive: "Drive", account: Account, response: Response) -> None:
+    """Nor is one about a request that was not asked about."""
+    line = drive(response)
+
+    with pytest.raises(InvalidAnswer):
+        line.run(poll(account, [ID]))
+
+
+def test_a_bare_answer_about_one_of_many_is_about_nobody(drive: "Drive", many: Account) -> None:
+    """It does not say which."""
+    line = drive(answer(error("INVALID_REQUEST_ID")), at=many)
+
+    with pytest.raises(InvalidAnswer):
+        line.run(poll(many, [ID, OTHER_ID]))
+
+
+def test_a_poll_rides_out_what_passes(drive: "Drive", account: Account) -> None:
+    """A question may be asked again."""
+    line = drive(Response(503, b"<html>"), answer(frame([row()])))
+
+    assert line.run(poll(account, [ID], waits=(1.0,))) == {ID: Finished(1)}
+    assert line.script.pauses == [61.0]
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        Response(200, b"[]"),
+        answer(error("API_LIMIT_EXCEEDED"), 429),
+        answer(error("API_NOT_ALLOWED_IN_SECONDARY"), 401),
+        answer(error("INSUFFICIENT_ACCESS"), 401),
+        answer(error("RESOURCE_NOT_FOUND"), 404),
+    ],
+)
+def test_responsys_answers(drive: "Drive", account: Account, response: Response) -> None:
+    """A refusal is an answer, too: whoever gives it is there."""
+    line = drive(response)
+
+    line.run(probe(account))
+
+    assert line.script.paths == ["/rest/api/ratelimit"]
+
+
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        (Response(503, b"<html>"), TryLater),
+        (answer(error("SERVICE_UNAVAILABLE"), 503), TryLater),
+        (answer(error("UNRECOVERABLE_EXCEPTION"), 500), TryLater),
+        (answer(error("INVALID_USER_NAME_PASSWORD")), LoginFailed),
+        (Response(200, b"<html>"), InvalidAnswer),
+        (Response(404, b"<html>"), InvalidAnswer),
+        (NotSent("no connection"), NotSent),
+        (NoAnswer("reset"), NoAnswer),
+    ],
+)
+def test_responsys_does_not_answer(
+    drive: "Drive", account: Account, response: Response | ResponsysError, expected: type[ResponsysError]
+) -> None:
+    """A gateway, a captive portal and silence are none."""
+    line = drive(response)
+
+    with pytest.raises(expected):
+        line.run(probe(account))
+
+
+def test_an_unknown_refusal_is_an_answer(drive: "Drive", account: Account) -> None:
+    """It is Responsys' own envelope."""
+    line = drive(answer(error("SOMETHING_NEW"), 400))
+
+    line.run(probe(account))
+
+    with pytest.raises(Refused):
+        drive(answer(error("SOMETHING_NEW"), 400)).run(poll(account, [ID]))
