@@ -1,0 +1,394 @@
+"""The sensor that waits for what became of pushes."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NoReturn, Self
+
+from airflow.providers.common.compat.sdk import (
+    AirflowException,
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    BaseSensorOperator,
+    PokeReturnValue,
+)
+
+from airflow_provider_responsys.errors import InvalidAnswer, InvalidSettings, RequestsFailed, ResponsysError
+from airflow_provider_responsys.hooks import ResponsysHook, polls_per_minute
+from airflow_provider_responsys.protocol.polling import Outcome, poll
+from airflow_provider_responsys.protocol.push import REQUEST_ID
+from airflow_provider_responsys.protocol.results import Results
+from airflow_provider_responsys.protocol.wire import Conversation, Pause
+from airflow_provider_responsys.sending.pace import Pace
+from airflow_provider_responsys.triggers import (
+    FIRST_DELAY,
+    MAX_PACKED,
+    PASSING,
+    Event,
+    PushRequestTrigger,
+    Status,
+    log_progress,
+    pack,
+    settle,
+)
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+MAX_TIMEOUT = 24 * 60 * 60  # Polling pages: results are kept for 24 hours
+FEW_POLLS = 20
+"""So many questions the worker asks itself before it defers: a push that is done already needs no trigger."""
+
+A_HANDFUL = 5
+"""So many of more: enough to see that the connection works. A worker slot is not for sweeping thousands."""
+
+DEFER_GRACE = 120.0
+"""Seconds after the deadline when Airflow ends the wait, if no trigger has done so."""
+
+NO_IDS = (
+    "the push left no request ids: it failed before anything was sent, or did not run. "
+    "There is nothing to wait for; look at the push"
+)
+
+
+class PushRequestSensor(BaseSensorOperator):
+    """Wait until Responsys has results for pushes, and count them.
+
+    Succeeded means handed to Responsys' personalization queue, not delivered.
+
+    It waits in the triggerer unless *deferrable* is false, without a worker slot
+    and with one trigger for all requests. With ``deferrable=False`` and
+    ``mode="reschedule"`` it remembers nothing from one look to the next, so each
+    asks about the requests again until it meets one that is not finished.
+
+    :param request_ids: the ids (templated): a list, the lists of a mapped push, or
+        the push's whole output, with which the counts of recipients are complete;
+        an empty list succeeds at once
+    :param responsys_conn_id: the connection to use (templated)
+    :param ledger_conn_id: the connection of the SQL ledger that outcomes are written to
+    :param deferrable: wait in the triggerer; it comes before *mode*
+    :param poke_interval: seconds until a request that was not finished is asked about again
+    :param timeout: seconds until the wait ends; at most 24 hours, when results are purged
+    :param expected_errors: codes of recipients that are no failures
+    :param max_failed: how many other recipients may fail: a number, or, below 1, a
+        part of those whose outcome is known. A request that failed, or whose answer is
+        gone, always fails the task
+
+    It returns ``requests``, ``recipients`` and ``errors``, all counts; the number of
+    unknown recipients is null where it is not known. They are pushed as well when
+    the task fails. With *soft_fail*, it is skipped instead.
+    """
+
+    template_fields = ("request_ids", "responsys_conn_id")
+    first_delay = FIRST_DELAY
+    ui_color = "#f3e6d0"
+
+    def __init__(
+        self,
+        *,
+        request_ids: Any,
+        deferrable: bool = True,
+        poke_interval: timedelta | float = 60,
+        timeout: timedelta | float = MAX_TIMEOUT,
+        expected_errors: Iterable[str] = ("NO_RECIPIENT_FOUND",),  # AFTM push page: often normal for a push
+        max_failed: float = 0,
+        responsys_conn_id: str = ResponsysHook.default_conn_name,
+        ledger_conn_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(poke_interval=poke_interval, timeout=timeout, **kwargs)
+        self.request_ids = request_ids
+        self.deferrable = deferrable
+        self.expected_errors = expected_errors
+        self.max_failed = max_failed
+        self.responsys_conn_id = responsys_conn_id
+        self.ledger_conn_id = ledger_conn_id
+        self._waiting: Waiting | None = None
+        self._hook: ResponsysHook | None = None
+        self._ended = False
+        self._check_settings()
+
+    def execute(self, context: "Context") -> Any:
+        """Wait, or defer to a trigger that does, and return the counts."""
+        try:
+            self._waiting = waiting = Waiting.on(Asked.of(self.request_ids))
+            if not waiting.open:
+                self.log.info("There are no requests to wait for")
+                return self._finish(context, waiting)
+            return self._defer(context, waiting) if self.deferrable else self._stay(context, waiting)
+        except ResponsysError as error:
+            self._end(context, AirflowFailException(str(error)), error)
+        finally:
+            self._close()
+
+    def execute_complete(self, context: "Context", event: Any = None) -> dict[str, Any]:  # noqa: RET503 -- or it raises
+        """Return the counts in the trigger's *event*, or fail as they demand."""
+        try:
+            asked = Asked.of(self.request_ids)
+            told = believed(event, asked)
+        except ResponsysError as error:
+            self._end(context, AirflowFailException(str(error)), error)
+        self._waiting = waiting = Waiting(asked, told.results)
+        match told.status:
+            case Status.TIMEOUT:
+                self._time_out(context, waiting)
+            case Status.ERROR:
+                self._end(context, AirflowFailException(told.message))
+            case Status.FINISHED:
+                return self._finish(context, waiting)
+
+    def poke(self, context: "Context") -> PokeReturnValue:
+        """Ask about the requests that are not known to be finished; done when there are none left."""
+        try:
+            waiting = self._waiting = self._waiting or Waiting.on(Asked.of(self.request_ids))
+            # A rescheduled task begins anew each time: one open request is enough to know that it must go on waiting.
+            self._look(waiting, stop_at_open=self.reschedule)
+        except ResponsysError as error:
+            self._end(context, AirflowFailException(str(error)), error)
+        if waiting.open:
+            log_progress(self.log, waiting.results)
+            return PokeReturnValue(is_done=False)
+        return PokeReturnValue(is_done=True, xcom_value=self._finish(context, waiting))
+
+    def _defer(self, context: "Context", waiting: "Waiting") -> dict[str, Any]:  # noqa: RET503 -- to defer is to raise
+        """Return the counts if they are all there already; hand what is open to a trigger otherwise."""
+        deadline = time.time() + self.timeout
+        if (size := len(pack(waiting.open))) > MAX_PACKED:
+            raise InvalidSettings(
+                f"{len(waiting.open)} request ids take {size} bytes, and a trigger has room for {MAX_PACKED}: "
+                "split them over several sensors, or set deferrable=False"
+            )
+        few = len(waiting.open) <= FEW_POLLS * self._line().account().family.ids_per_poll
+        self._look(waiting, most=FEW_POLLS if few else A_HANDFUL)
+        if not waiting.open:
+            return self._finish(context, waiting)
+        self.defer(
+            trigger=PushRequestTrigger(
+                responsys_conn_id=self.responsys_conn_id,
+                packed_ids=pack(waiting.open),
+                poll_interval=self.poke_interval,
+                deadline=deadline,
+                first_delay=self.first_delay,
+                results=waiting.results.to_event(),
+            ),
+            method_name="execute_complete",
+            timeout=timedelta(seconds=self.timeout + DEFER_GRACE),
+        )
+
+    def _stay(self, context: "Context", waiting: "Waiting") -> Any:
+        """Wait as every sensor does: in this worker slot, or rescheduled."""
+        try:
+            return super().execute(context)
+        except (AirflowSensorTimeout, AirflowSkipException):
+            if self._ended:
+                raise
+            self._time_out(context, waiting)
+
+    def _look(self, waiting: "Waiting", *, most: int | None = None, stop_at_open: bool = False) -> None:
+        """Ask about the open requests, in at most *most* polls; what may pass ends the look, nothing else."""
+        hook = self._line()
+        account = hook.account()
+        pace = Pace.at(polls_per_minute(account), time.monotonic())
+        size = account.family.ids_per_poll
+        stop_at_open = stop_at_open and len(waiting.open) > FEW_POLLS * size
+        for ids in list(groups(waiting.open, size))[:most]:
+            now = time.monotonic()
+            wait = max(0.0, pace.earliest() - now)
+            pace.take(now + wait)
+            try:
+                outcomes = hook.run(after(wait, poll(account, ids)))
+            except PASSING as error:
+                self.log.warning("No results at the moment, asking again later: %s", error)
+                return
+            still_open = waiting.settle(outcomes, self.log)
+            if still_open and stop_at_open:
+                return
+
+    def _finish(self, context: "Context", waiting: "Waiting") -> dict[str, Any]:
+        """Return the counts, all requests having ended; fail if they demand it."""
+        log_progress(self.log, waiting.results)
+        if problems := self._problems(waiting.results):
+            message = "; ".join(problems)
+            self._end(context, AirflowFailException(message), RequestsFailed(message))
+        return waiting.summary()
+
+    def _problems(self, results: Results) -> list[str]:
+        """Return why *results* are a failure, in counts and codes."""
+        problems = []
+        if lost := results.failed + results.unknown:
+            problems.append(
+                f"{lost} of {results.total} requests ended without results ({codes(results.request_errors)})"
+            )
+        failures = {code: number for code, number in results.errors.items() if code not in self.expected_errors}
+        failed = sum(failures.values())
+        known = results.recipients_succeeded + results.recipients_failed
+        tolerated = self.max_failed * known if self.max_failed < 1 else self.max_failed
+        if failed > tolerated:
+            problems.append(
+                f"{failed} of {known} recipients failed ({codes(failures)}), {int(tolerated)} are tolerated"
+            )
+        return problems
+
+    def _time_out(self, context: "Context", waiting: "Waiting") -> NoReturn:
+        results = waiting.results
+        text = f"{results.pending} of {results.total} requests have no results after {timedelta(seconds=self.timeout)}"
+        self._end(context, AirflowSensorTimeout("; ".join([text, *self._problems(results)])))
+
+    def _end(self, context: "Context", error: AirflowException, cause: Exception | None = None) -> NoReturn:
+        """Fail with *error*, or be skipped where the DAG's author prefers that; the counts stay readable."""
+        self._ended = True
+        if self._waiting and self.do_xcom_push and "ti" in context:
+            context["ti"].xcom_push(key="return_value", value=self._waiting.summary())
+        if self.soft_fail or self.never_fail:
+            raise AirflowSkipException(str(error)) from error
+        raise error from cause
+
+    def _line(self) -> ResponsysHook:
+        self._hook = self._hook or ResponsysHook(self.responsys_conn_id)
+        return self._hook
+
+    def _close(self) -> None:
+        hook, self._hook = self._hook, None
+        if hook:
+            hook.close()
+
+    def _check_settings(self) -> None:
+        if self.timeout > MAX_TIMEOUT:
+            raise InvalidSettings(
+                f"timeout is {timedelta(seconds=self.timeout)}: at most 24 hours make sense, then results are purged"
+            )
+        if isinstance(self.expected_errors, str):
+            raise InvalidSettings(
+                f"expected_errors is a text: give a list of codes, such as [{self.expected_errors!r}]"
+            )
+        if isinstance(self.max_failed, bool) or not self.max_failed >= 0:
+            raise InvalidSettings("max_failed must be a number from 0 up: a count, or a part below 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the DAG's author asks about: requests, and how many recipients were *accepted* in them, if said."""
+
+    ids: tuple[str, ...]
+    accepted: int | None
+
+    @classmethod
+    def of(cls, value: Any) -> Self:
+        """Read *value*, or raise `InvalidSettings` if no push leaves such a thing."""
+        ids: dict[str, None] = {}
+        accepted: list[int | None] = []
+        for found in _pushes(value):
+            if isinstance(found, Mapping):
+                ids.update(dict.fromkeys(_ids_of(found)))
+                accepted.append(_accepted_of(found))
+            else:
+                ids[_checked(found)] = None
+                accepted.append(None)
+        return cls(tuple(ids), None if None in accepted else sum(filter(None, accepted)))
+
+
+@dataclass(slots=True)
+class Waiting:
+    """How far the wait is: the counts so far, and which requests are *open*."""
+
+    asked: Asked
+    results: Results
+    open: list[str] = field(default_factory=list)
+
+    @classmethod
+    def on(cls, asked: Asked) -> Self:
+        """Return a wait that has just begun."""
+        return cls(asked, Results(total=len(asked.ids)), list(asked.ids))
+
+    def settle(self, outcomes: Mapping[str, Outcome], log: Any) -> bool:
+        """Count *outcomes*; return whether one of those requests is still open."""
+        still_open = settle(self.results, outcomes, log)
+        ended = outcomes.keys() - still_open
+        self.open = [request_id for request_id in self.open if request_id not in ended]
+        return bool(still_open)
+
+    def summary(self) -> dict[str, Any]:
+        """Return what the sensor returns. Unknown recipients are counted where their number is known, or null."""
+        summary: dict[str, Any] = self.results.summary()
+        known = self.results.recipients_succeeded + self.results.recipients_failed
+        unknown = None
+        if self.asked.accepted is not None and self.asked.accepted >= known:
+            unknown = self.asked.accepted - known
+        elif self.results.finished == self.results.total:
+            unknown = self.results.recipients_unknown
+        summary["recipients"]["unknown"] = unknown
+        return summary
+
+
+def believed(event: Any, asked: Asked) -> Event:
+    """Return what the trigger tells in *event*, or raise `InvalidAnswer` if it is not about what was *asked*."""
+    told = Event.from_payload(event)
+    if told.results.total != len(asked.ids):
+        raise InvalidAnswer(f"the trigger tells of {told.results.total} requests, and {len(asked.ids)} were asked for")
+    return told
+
+
+def groups(ids: list[str], size: int) -> Iterator[list[str]]:
+    """Yield *ids* in lists of up to *size*."""
+    for start in range(0, len(ids), size):
+        yield ids[start : start + size]
+
+
+def after(seconds: float, conversation: Conversation[dict[str, Outcome]]) -> Conversation[dict[str, Outcome]]:
+    """Hold *conversation*, *seconds* from now."""
+    if seconds > 0:
+        yield Pause(seconds)
+    return (yield from conversation)
+
+
+def codes(counts: Mapping[str, int]) -> str:
+    """Return *counts* by code for a message, the largest first."""
+    return ", ".join(
+        f"{code}: {number}" for code, number in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    )
+
+
+def _pushes(value: Any) -> Iterator[Any]:
+    """Yield every request id and every push's output in *value*, however deep mapping has nested them."""
+    if value is None:
+        raise InvalidSettings(f"request_ids is None: {NO_IDS}")
+    if isinstance(value, (str, bytes)):
+        raise InvalidSettings(
+            'request_ids is a text: give a list, or the push itself (push.output or push.output["request_ids"]); '
+            "a template in quotes renders to a text"
+        )
+    if isinstance(value, Mapping):
+        yield value
+    elif isinstance(value, Iterable):
+        for item in value:
+            if isinstance(item, str):
+                yield item
+            else:
+                yield from _pushes(item)
+    else:
+        raise InvalidSettings(f"request_ids holds a {type(value).__name__}: give a list of request ids")
+
+
+def _ids_of(push: Mapping[str, Any]) -> list[str]:
+    if "request_ids" not in push:
+        raise InvalidSettings("request_ids holds a mapping without request_ids: it is not the output of a push")
+    ids = push["request_ids"]
+    if ids is None:
+        raise InvalidSettings(f"request_ids is None: {NO_IDS}")
+    if not isinstance(ids, (list, tuple)):
+        raise InvalidSettings("request_ids in the output of a push is not a list")
+    return [_checked(request_id) for request_id in ids]
+
+
+def _accepted_of(push: Mapping[str, Any]) -> int | None:
+    recipients = push.get("recipients")
+    accepted = recipients.get("accepted") if isinstance(recipients, Mapping) else None
+    return accepted if type(accepted) is int and accepted >= 0 else None
+
+
+def _checked(request_id: Any) -> str:
+    if not isinstance(request_id, str) or not REQUEST_ID.fullmatch(request_id):
+        raise InvalidSettings("request_ids holds something that is no request id")
+    return request_id

@@ -1,0 +1,328 @@
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from airflow import __version__ as airflow_version
+from airflow.providers.common.compat.sdk import redact
+
+from airflow_provider_responsys import __version__, hooks
+from airflow_provider_responsys.errors import (
+    InDoubt,
+    InvalidRecipients,
+    InvalidSettings,
+    LoginFailed,
+    NotSent,
+    SendRefused,
+)
+from airflow_provider_responsys.hooks import ResponsysHook, account_of, observed, polls_per_minute
+from airflow_provider_responsys.protocol.polling import Failed, Finished, Processing
+from airflow_provider_responsys.protocol.wire import Conversation, Pause
+from airflow_provider_responsys.sandbox import Fault, Sandbox
+
+CONNECTION = "AIRFLOW_CONN_RESPONSYS_DEFAULT"
+CAMPAIGN = "Summer_Push"
+ANNA = {"customer_id": "C-anna", "FIRST_NAME": "Änna"}
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    """Give a Responsys that finishes requests at once."""
+    with Sandbox(processing_time=0.0) as running:
+        yield running
+
+
+@pytest.fixture
+def hook(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[ResponsysHook]:
+    """Give a hook on the sandbox."""
+    connect(monkeypatch, sandbox)
+    with ResponsysHook() as opened:
+        yield opened
+
+
+def connect(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, **extra: Any) -> None:
+    """Let the connection `responsys_default` lead to *sandbox*."""
+    monkeypatch.setenv(CONNECTION, json.dumps(sandbox.connection(**extra)))
+
+
+@pytest.mark.parametrize("api", ["haAsyncApi", "asyncApi"])
+def test_a_push_and_its_results(api: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A push gives a request id, and that id its results, through either family."""
+    connect(monkeypatch, sandbox, api=api)
+
+    with ResponsysHook() as hook:
+        first = hook.trigger_push(CAMPAIGN, [ANNA], reference_data="today")
+        second = hook.trigger_push(CAMPAIGN, [{"customerId": "NODEVICE-1"}, {"customerId": "C2"}])
+        outcomes = hook.get_requests([first, second, first])
+        alone = hook.get_request(first)
+
+    assert alone == outcomes[first] == Finished(rows=1, failed={}, reference_data="today")
+    assert outcomes[second] == Finished(rows=2, failed={"NO_RECIPIENT_FOUND": (0,)})
+    assert sandbox.times_pushed("PROFILE", "customerId", "C-anna") == 1
+    assert sandbox.counts["logins"] == 1
+
+
+def test_what_is_not_finished_yet(hook: ResponsysHook, sandbox: Sandbox) -> None:
+    """A request in the queue, and one that does not exist, are answers, not errors."""
+    sandbox.change(processing_time=1000.0)
+    request_id = hook.trigger_push(CAMPAIGN, [ANNA])
+
+    outcomes = hook.get_requests([request_id, "bm9uc2Vuc2U"])
+
+    assert outcomes[request_id] == Processing()
+    assert isinstance(outcomes["bm9uc2Vuc2U"], Failed)
+
+
+def test_more_than_one_request_takes_is_refused(hook: ResponsysHook, sandbox: Sandbox) -> None:
+    """The hook sends one request; cutting a campaign into batches is the operator's work."""
+    with pytest.raises(InvalidRecipients, match="201 recipients"):
+        hook.trigger_push(CAMPAIGN, [{"customer_id": f"C{number}"} for number in range(201)])
+
+    assert sandbox.requests_seen == []
+
+
+def test_a_wrong_row_is_named_without_its_data(hook: ResponsysHook, sandbox: Sandbox) -> None:
+    """Position, field and reason, never the data; and nothing is sent."""
+    with pytest.raises(InvalidRecipients, match="row 2: riid ") as failure:
+        hook.trigger_push(CAMPAIGN, [ANNA, {"riid": "4711-secret"}])
+
+    assert "4711" not in str(failure.value)
+    assert sandbox.requests_seen == []
+
+
+@pytest.mark.parametrize("recipients", [None, "C1", []])
+def test_no_rows_are_refused(hook: ResponsysHook, sandbox: Sandbox, recipients: Any) -> None:
+    """What is no list of rows is refused before anything is sent."""
+    with pytest.raises(ValueError, match="recipients"):
+        hook.trigger_push(CAMPAIGN, recipients)
+
+    assert sandbox.counts["push"] == 0
+
+
+def test_a_connection_for_dry_runs_pushes_nothing(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of production must not push, whatever its DAGs do."""
+    connect(monkeypatch, sandbox, dry_run=True)
+
+    with ResponsysHook() as hook, pytest.raises(InvalidSettings, match="dry runs"):
+        hook.trigger_push(CAMPAIGN, [ANNA])
+
+    assert sandbox.requests_seen == []
+
+
+def test_a_lost_answer_is_never_sent_again(hook: ResponsysHook, sandbox: Sandbox) -> None:
+    """The push may have gone out: sending it again is not ours to decide."""
+    sandbox.plan(Fault("push", "lost", when="after", nth=1))
+
+    with pytest.raises(InDoubt):
+        hook.trigger_push(CAMPAIGN, [ANNA])
+
+    assert sandbox.times_pushed("PROFILE", "customerId", "C-anna") == 1
+    assert sandbox.counts["push"] == 1
+
+
+def test_a_refused_campaign(hook: ResponsysHook) -> None:
+    """A campaign that is not there is final, and named."""
+    with pytest.raises(SendRefused, match="Winter_Push"):
+        hook.trigger_push("Winter_Push", [ANNA])
+
+
+def test_the_accounts_limits(hook: ResponsysHook, sandbox: Sandbox) -> None:
+    """The account's own limits are read from Responsys."""
+    sandbox.change(push_limit=321)
+
+    limits = hook.get_rate_limits()
+
+    assert 321 in {limit.limit for limit in limits}
+
+
+def test_every_token_is_masked(hook: ResponsysHook, sandbox: Sandbox) -> None:
+    """The first token is masked when it is got, and so is the one after it."""
+    hook.log_in()
+    first = token(hook)
+    sandbox.expire_tokens()
+    hook.get_rate_limits()
+    second = token(hook)
+
+    assert first != second
+    assert redact(f"{first} {second}", "message") == "*** ***"
+
+
+def test_a_token_is_masked_once(hook: ResponsysHook, mocker: Any) -> None:
+    """Masking asks Airflow's supervisor: once a token, not once a request."""
+    mask = mocker.spy(hooks, "mask_token")
+
+    for _ in range(3):
+        hook.get_rate_limits()
+
+    assert mask.call_count == 1
+
+
+def test_a_failure_reaches_the_conversation() -> None:
+    """Whoever looks at a conversation does not come between it and what it can deal with."""
+
+    def conversation() -> Conversation[str]:
+        try:
+            yield Pause(0.0)
+        except NotSent:
+            return "dealt with"
+        return "nothing happened"
+
+    watched = observed(conversation(), print)
+    next(watched)
+    with pytest.raises(StopIteration) as end:
+        watched.throw(NotSent("no connection"))
+
+    assert end.value.value == "dealt with"
+
+
+def token(hook: ResponsysHook) -> str:
+    """Return the token that *hook* has."""
+    found = hook.get_conn()._keyring.token
+    assert found
+    return found.value
+
+
+def test_we_say_who_we_are(hook: ResponsysHook, sandbox: Sandbox) -> None:
+    """Responsys' support, reading its log, finds us and the version of Airflow."""
+    hook.log_in()
+
+    expected = f"airflow-provider-responsys/{__version__} apache-airflow/{airflow_version}"
+    assert {seen.headers["user-agent"] for seen in sandbox.requests_seen} == {expected}
+
+
+def test_a_trigger_reads_the_same_connection(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the event loop and in a worker, a connection means the same."""
+    connect(monkeypatch, sandbox, api="asyncApi", timeout="7", poll_requests_per_minute=30)
+
+    account = asyncio.run(account_of("responsys_default"))
+
+    assert account == ResponsysHook().account()
+    assert (account.family.name, account.timeout, polls_per_minute(account)) == ("asyncApi", 7.0, 30)
+
+
+def test_the_polls_without_a_setting(hook: ResponsysHook) -> None:
+    """Two hundred polls a minute, unless the connection says otherwise."""
+    assert polls_per_minute(hook.account()) == 200
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"host": ""}, "host is missing"),
+        ({"login": ""}, "login is missing"),
+        ({"extra": {"api": "ha"}}, "api is 'ha'"),
+        ({"extra": {"auth_type": "certificate"}}, "auth_type 'certificate' is not supported yet"),
+        ({"extra": [1]}, "extras are not a JSON object"),
+    ],
+)
+def test_wrong_settings_name_the_connection(
+    changes: dict[str, Any], words: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong setting is told with its connection and field, before anything is sent."""
+    monkeypatch.setenv(CONNECTION, json.dumps({**sandbox.connection(), **changes}))
+
+    with pytest.raises(InvalidSettings, match=words) as failure:
+        ResponsysHook().account()
+
+    assert "'responsys_default'" in str(failure.value)
+
+
+def test_the_test_logs_in(hook: ResponsysHook, sandbox: Sandbox) -> None:
+    """The form's *Test* button really logs in, as whom and for what it says."""
+    worked, text = hook.test_connection()
+
+    assert worked, text
+    assert text == f"Logged in to {sandbox.url} as api_user, for haAsyncApi"
+    assert sandbox.counts["logins"] == 1
+
+
+def test_the_test_tells_of_a_dry_run(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever tests the connection of a copy of production sees that it does not push."""
+    connect(monkeypatch, sandbox, dry_run="true")
+
+    assert "nothing is pushed" in ResponsysHook().test_connection()[1]
+
+
+def test_the_test_with_a_wrong_password(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line says what is wrong, without the password, and one attempt is made: five lock the account."""
+    monkeypatch.setenv(CONNECTION, json.dumps({**sandbox.connection(), "password": "not-the-password"}))
+
+    worked, text = ResponsysHook().test_connection()
+
+    assert not worked
+    assert "login or password is wrong" in text
+    assert "not-the-password" not in text
+    assert "\n" not in text
+    assert sandbox.counts["login"] == 1
+
+
+def test_the_test_without_a_server(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A person waits for the answer: an outage is told at once."""
+    connect(monkeypatch, sandbox)
+    sandbox.stop()
+
+    worked, text = ResponsysHook().test_connection()
+
+    assert not worked
+    assert "no connection" in text
+
+
+def test_the_test_without_a_connection(monkeypatch: pytest.MonkeyPatch, airflow_db: None) -> None:
+    """A connection that is not there is named."""
+    monkeypatch.delenv(CONNECTION, raising=False)
+
+    worked, text = ResponsysHook("nowhere").test_connection()
+
+    assert not worked
+    assert "nowhere" in text
+
+
+def test_the_test_never_raises(hook: ResponsysHook, mocker: Any) -> None:
+    """Whatever happens, the form shows a sentence, without the text of an unknown error."""
+    mocker.patch.object(hook, "get_connection", side_effect=RuntimeError("sandbox-password"))
+
+    worked, text = hook.test_connection()
+
+    assert not worked
+    assert "RuntimeError" in text
+    assert "sandbox-password" not in text
+
+
+def test_a_wrong_password_is_tried_once(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hook whose login was refused does not ask again: five wrong passwords lock the account."""
+    monkeypatch.setenv(CONNECTION, json.dumps({**sandbox.connection(), "password": "wrong"}))
+
+    with ResponsysHook() as hook:
+        for _ in range(3):
+            with pytest.raises(LoginFailed):
+                hook.get_rate_limits()
+
+    assert sandbox.counts["login"] == 1
+
+
+def test_a_closed_hook_opens_again(hook: ResponsysHook, sandbox: Sandbox) -> None:
+    """Closing is harmless, also twice, and not the end."""
+    hook.log_in()
+
+    hook.close()
+    hook.close()
+    hook.log_in()
+
+    assert sandbox.counts["logins"] == 2
+
+
+def test_importing_the_hook_is_cheap() -> None:
+    """Airflow imports hooks to list them: the HTTP clients come when they are used."""
+    script = (
+        "import sys, airflow.sdk; from airflow.providers.common.compat.sdk import BaseHook\n"
+        "before = {m.split('.')[0] for m in sys.modules}\n"
+        "import airflow_provider_responsys.hooks\n"
+        "print(sorted({m.split('.')[0] for m in sys.modules} - before - {'airflow_provider_responsys'}))"
+    )
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert json.loads(done.stdout.replace("'", '"')) == []

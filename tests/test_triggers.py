@@ -1,0 +1,449 @@
+import asyncio
+import base64
+import importlib
+import json
+import logging
+import random
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+
+from airflow_provider_responsys import triggers
+from airflow_provider_responsys.errors import InvalidAnswer, LimitExceeded
+from airflow_provider_responsys.hooks import ResponsysHook
+from airflow_provider_responsys.protocol import codes
+from airflow_provider_responsys.protocol.results import Results
+from airflow_provider_responsys.sandbox import Fault, Sandbox
+from airflow_provider_responsys.sending.pace import Pace
+from airflow_provider_responsys.transport import aio
+from airflow_provider_responsys.triggers import (
+    MAX_PACKED,
+    Event,
+    PushRequestTrigger,
+    Schedule,
+    Status,
+    Watch,
+    pack,
+    unpack,
+)
+
+CONNECTION = "AIRFLOW_CONN_RESPONSYS_DEFAULT"
+CAMPAIGN = "Summer_Push"
+
+
+@pytest.fixture
+def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+    """Give a Responsys that finishes requests at once, and polls without a limit worth waiting for."""
+    with Sandbox(processing_time=0.0) as running:
+        connect(monkeypatch, running)
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let trouble pass in no time."""
+    monkeypatch.setattr(triggers, "TROUBLE_WAITS", (0.01,))
+
+
+def connect(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, **extra: Any) -> None:
+    """Let the connection `responsys_default` lead to *sandbox*."""
+    extra = {"poll_requests_per_minute": 60_000, **extra}
+    monkeypatch.setenv(CONNECTION, json.dumps(sandbox.connection(**extra)))
+
+
+def pushed(*batches: list[str]) -> list[str]:
+    """Push each of *batches*, lists of customer ids, and return the request ids."""
+    with ResponsysHook() as hook:
+        return [hook.trigger_push(CAMPAIGN, [{"customer_id": name} for name in batch]) for batch in batches]
+
+
+def trigger(ids: list[str], **changes: Any) -> PushRequestTrigger:
+    """Return a trigger that waits for *ids*, impatiently."""
+    arguments = {
+        "responsys_conn_id": "responsys_default",
+        "packed_ids": pack(ids),
+        "poll_interval": 0.02,
+        "deadline": time.time() + 20.0,
+        "first_delay": 0.0,
+    }
+    waiting = PushRequestTrigger(**{**arguments, **changes})
+    # Airflow's own logger writes past pytest's; this one does not.
+    waiting._log = logging.getLogger("tests.trigger")  # type: ignore[assignment]  # Airflow says which class it expects
+    return waiting
+
+
+def run(waiting: PushRequestTrigger) -> Event:
+    """Run *waiting* as the triggerer does, and return its one event, which has crossed a process.
+
+    R11: what would block the event loop raises.
+    """
+    here = threading.get_ident()
+
+    def unless_here(function: Any) -> Any:
+        def checked(*arguments: Any, **options: Any) -> Any:
+            assert threading.get_ident() != here, "it blocks the event loop"
+            return function(*arguments, **options)
+
+        return checked
+
+    async def events() -> list[Any]:
+        return [event.payload async for event in waiting.run()]
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(time, "sleep", unless_here(time.sleep))
+        monkeypatch.setattr(requests.Session, "send", unless_here(requests.Session.send))
+        (payload,) = asyncio.run(events())
+    return Event.from_payload(json.loads(json.dumps(payload)))
+
+
+@pytest.mark.parametrize("api", ["haAsyncApi", "asyncApi"])
+def test_it_counts_what_became_of_everybody(api: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reads each request once, through either family, and counts its recipients by outcome and code."""
+    connect(monkeypatch, sandbox, api=api)
+    ids = pushed(["C1", "C2"], ["NODEVICE-1", "C3"], ["UNDELIVERABLE-1"])
+
+    event = run(trigger(ids))
+
+    assert event.status is Status.FINISHED
+    assert event.results.summary() == {
+        "requests": {"total": 3, "finished": 3, "failed": 0, "unknown": 0, "pending": 0},
+        "recipients": {"succeeded": 3, "failed": 2, "unknown": 0},
+        "errors": {"NO_RECIPIENT_FOUND": 1, "RECIPIENT_STATUS_UNDELIVERABLE": 1},
+    }
+    assert sandbox.counts["polled ids"] == 3
+    assert sandbox.counts["poll"] == (3 if api == "haAsyncApi" else 1)
+
+
+def test_it_never_pushes(sandbox: Sandbox) -> None:
+    """A trigger that a restart runs twice must do nothing that counts: it logs in and reads."""
+    ids = pushed(["C1"])
+
+    first, second = run(trigger(ids)), run(trigger(ids))
+
+    assert first == second
+    assert {seen.endpoint for seen in sandbox.requests_seen[2:]} == {"login", "poll"}
+    sandbox.assert_no_duplicates()
+
+
+def test_it_asks_until_the_answer_is_there(sandbox: Sandbox) -> None:
+    """A request that is not finished is asked about again."""
+    sandbox.change(processing_time=0.2)
+    ids = pushed(["C1"], ["C2"])
+
+    event = run(trigger(ids))
+
+    assert event.results.recipients_succeeded == 2
+    assert sandbox.counts["poll"] > 2
+
+
+def test_it_tells_how_far_it_is(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever looks at the log of a long wait sees counts."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(triggers, "PROGRESS_EVERY", 0.05)
+    ids = pushed(["C1", "NODEVICE-1"])
+    sandbox.change(processing_time=1000.0)
+    ids += pushed(["C2"])
+
+    run(trigger(ids, deadline=time.time() + 0.3))
+
+    assert (
+        "1 of 2 requests have ended (0 without results); 1 recipients handed over to Responsys' queue, 1 failed"
+        in caplog.text
+    )
+
+
+def test_it_gives_up_at_the_deadline(sandbox: Sandbox) -> None:
+    """What is known by then is told, and what is not is pending."""
+    ids = pushed(["C1"])
+    sandbox.change(processing_time=1000.0)
+    ids += pushed(["C2"], ["C3"])
+
+    event = run(trigger(ids, deadline=time.time() + 0.3))
+
+    assert event.status is Status.TIMEOUT
+    assert (event.results.finished, event.results.pending) == (1, 2)
+
+
+def test_it_asks_nothing_at_first(sandbox: Sandbox) -> None:
+    """A task that resumes right after it deferred may be marked failed by the scheduler."""
+    event = run(trigger(["UGpC"], first_delay=1000.0, deadline=time.time() + 0.3))
+
+    assert event.status is Status.TIMEOUT
+    assert sandbox.requests_seen == []
+
+
+def test_it_keeps_to_the_limit(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At one poll a second, a fraction of a second has room for one."""
+    connect(monkeypatch, sandbox, poll_requests_per_minute=60)
+
+    run(trigger(["UGpC", "UGpD", "UGpE"], deadline=time.time() + 0.4))
+
+    assert sandbox.counts["poll"] == 1
+
+
+def test_it_asks_few_questions_at_once(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five thousand requests are not five thousand connections."""
+    monkeypatch.setattr(triggers, "MAX_IN_FLIGHT", 3)
+    ids = pushed(*([f"C{number}"] for number in range(12)))
+    sandbox.change(latency=0.02)
+    watched = trigger(ids)
+    most = 0
+
+    async def watch() -> None:
+        nonlocal most
+        waiting = asyncio.ensure_future(anext(aiter(watched.run())))
+        while not waiting.done():
+            await asyncio.sleep(0.001)
+            most = max(most, len(watched._watch._asking) if watched._watch else 0)
+
+    asyncio.run(watch())
+
+    assert most == 3
+
+
+def test_it_goes_on_where_the_worker_stopped(sandbox: Sandbox) -> None:
+    """The counts of what finished before the task deferred are in the event."""
+    ids = pushed(["C1", "C2"])
+    before = Results(total=4, finished=2, failed=1, recipients_succeeded=7)
+
+    event = run(trigger(ids, results=before.to_event()))
+
+    assert event.results.summary()["requests"] == {"total": 4, "finished": 3, "failed": 1, "unknown": 0, "pending": 0}
+    assert event.results.recipients_succeeded == 9
+
+
+def test_a_request_without_results(sandbox: Sandbox, caplog: pytest.LogCaptureFixture) -> None:
+    """A failed request, and one whose answer is gone, end; the log names them."""
+    ids = pushed(["C1"], ["C2"], ["C3"])
+    sandbox.plan(Fault("poll", "purged", nth=1), Fault("poll", "expired", nth=2))
+
+    event = run(trigger(ids))
+
+    assert event.status is Status.FINISHED
+    assert (event.results.finished, event.results.failed, event.results.unknown) == (1, 1, 1)
+    assert event.results.request_errors == {"RESPONSE_PURGED": 1, "ASYNC_REQUEST_EXPIRED": 1}
+    assert f"Request {ids[0]} ended without results: RESPONSE_PURGED" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["lost", "reset", "bad_gateway", "html_503", "truncated", "empty", "unknown_status"])
+def test_trouble_is_ridden_out(
+    kind: Any, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An outage delays results; it does not lose them."""
+    monkeypatch.setattr(codes, "OUTAGE_WAIT", 0.01)
+    ids = pushed(["C1"], ["C2"])
+    sandbox.plan(Fault("poll", kind, nth=[1, 2]))
+
+    event = run(trigger(ids))
+
+    assert event.status is Status.FINISHED, event.message
+    assert event.results.recipients_succeeded == 2
+    # Told once, not with every answer.
+    assert caplog.text.count("No results at the moment") == (0 if kind == "unknown_status" else 1)
+
+
+def test_a_refusal_slows_it_down(sandbox: Sandbox) -> None:
+    """When the limit was run into, nothing is asked until it has passed, and then more slowly."""
+
+    async def refused() -> Watch:
+        watch = Watch(
+            aio.Responsys(ResponsysHook().account(), user_agent=""),
+            ResponsysHook().account(),
+            Schedule(["A", "B"], 0.0),
+            Results(total=2),
+            pace=Pace.at(1000, 0.0),
+            poll_interval=60.0,
+            log=logging.getLogger(),
+        )
+        watch._ride_out(LimitExceeded("too many", wait=60.0), ["C"])
+        return watch
+
+    async def scenario() -> tuple[float, float]:
+        watch = await refused()
+        now = asyncio.get_running_loop().time()
+        return watch._pace.rate, watch._ask(now) - now
+
+    rate, quiet = asyncio.run(scenario())
+
+    assert rate < 1000
+    assert quiet > 50
+
+
+def test_an_expired_token_is_renewed(sandbox: Sandbox) -> None:
+    """A wait may be longer than a login lasts."""
+    ids = pushed(["C1"], ["C2"])
+    sandbox.plan(Fault("poll", "TOKEN_EXPIRED", nth=1))
+
+    assert run(trigger(ids)).results.recipients_succeeded == 2
+
+
+def test_a_refused_login_ends_it(sandbox: Sandbox) -> None:
+    """A wrong password will not become right: one sentence says so, after one attempt."""
+    sandbox.change(password="changed")
+
+    event = run(trigger(["UGpC", "UGpD"]))
+
+    assert event.status is Status.ERROR
+    assert "login or password is wrong" in event.message
+    assert event.results.pending == 2
+    assert sandbox.counts["login"] == 1
+
+
+def test_an_account_that_may_not_ask_ends_it(sandbox: Sandbox) -> None:
+    """What only Oracle can change ends the wait at once."""
+    ids = pushed(["C1"], ["C2"])
+    sandbox.change(processing_time=1000.0)
+    sandbox.plan(Fault("poll", "ASYNC_API_DISABLED_FOR_USER", nth=2))
+
+    # The other request is asked about again much later: nobody waits for that.
+    event = run(trigger(ids, poll_interval=1000.0))
+
+    assert event.status is Status.ERROR
+    assert "ASYNC_API_DISABLED_FOR_USER" in event.message
+
+
+def test_it_never_raises(sandbox: Sandbox, mocker: Any) -> None:
+    """A trigger that raises fails its task without a reason; the text of an unknown error may hold secrets."""
+    mocker.patch.object(triggers, "account_of", side_effect=RuntimeError("sandbox-password"))
+
+    event = run(trigger(["UGpC"]))
+
+    assert event.status is Status.ERROR
+    assert event.message == "the trigger failed with RuntimeError: see its log"
+    assert event.results.pending == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"packed_ids": "nonsense"},
+        {"packed_ids": 3},
+        {"results": {"requests": 3}},
+        {"results": Results(total=9).to_event()},
+    ],
+)
+def test_arguments_that_cannot_be_are_an_event(changes: dict[str, Any], sandbox: Sandbox) -> None:
+    """What crosses a process is checked."""
+    event = run(trigger(["UGpC"], **changes))
+
+    assert event.status is Status.ERROR
+    assert sandbox.requests_seen == []
+
+
+def test_a_failing_answer_is_not_swallowed(sandbox: Sandbox, mocker: Any) -> None:
+    """A defect of ours, in the middle of it, ends the wait too: no request is left out silently."""
+    ids = pushed(["C1"])
+    mocker.patch.object(triggers, "settle", side_effect=ZeroDivisionError)
+
+    assert "ZeroDivisionError" in run(trigger(ids)).message
+
+
+def test_it_leaves_nothing_behind_when_it_is_stopped(sandbox: Sandbox) -> None:
+    """A triggerer that restarts cancels its triggers: no connection stays open, no question goes on."""
+    waiting = trigger(pushed(["C1"]))
+    sandbox.change(latency=0.2)
+
+    async def stopped() -> int:
+        event = asyncio.ensure_future(anext(aiter(waiting.run())))
+        while not (waiting._watch and waiting._watch._asking):  # noqa: ASYNC110 -- nobody tells when a question leaves
+            await asyncio.sleep(0.01)
+        event.cancel()
+        await asyncio.gather(event, return_exceptions=True)
+        left = len(asyncio.all_tasks())
+        await waiting.cleanup()
+        await waiting.cleanup()
+        return left
+
+    assert asyncio.run(stopped()) == 1  # the one that counts
+
+
+def test_nothing_secret_is_logged_or_told(sandbox: Sandbox, caplog: pytest.LogCaptureFixture, mocker: Any) -> None:
+    """No recipient, token or password in logs, arguments or events, at any level; the token is masked."""
+    caplog.set_level(logging.DEBUG)
+    masked = mocker.spy(triggers, "mask_token")
+    waiting = trigger(pushed(["C-secret-person"], ["C2"], ["C3"]))
+
+    event = run(waiting)
+
+    told = caplog.text + json.dumps(event.to_payload()) + repr(waiting) + json.dumps(waiting.serialize())
+    for secret in ("sandbox-password", "C-secret-person", masked.call_args.args[0].value):
+        assert secret not in told
+    assert masked.call_count == 1
+
+
+def test_it_survives_being_stored() -> None:
+    """R12: the path imports back to the same class, and the arguments survive JSON."""
+    waiting = trigger(["UGpC", "UGpD"], results=Results(total=2).to_event())
+
+    path, arguments = waiting.serialize()
+    module, _, name = path.rpartition(".")
+    stored = json.loads(json.dumps(arguments))
+
+    assert path == "airflow_provider_responsys.triggers.PushRequestTrigger"
+    assert getattr(importlib.import_module(module), name) is PushRequestTrigger
+    assert PushRequestTrigger(**stored).serialize() == (path, arguments)
+    assert set(arguments) == {
+        "responsys_conn_id",
+        "packed_ids",
+        "poll_interval",
+        "deadline",
+        "first_delay",
+        "results",
+    }
+
+
+def test_five_thousand_ids_fit() -> None:
+    """Airflow keeps a trigger's arguments in 64 KB on MySQL."""
+    chance = random.Random(1)  # noqa: S311 -- any ids will do
+    ids = [base64.b64encode(f"PjBVpB::{chance.randrange(10**9, 10**10)}".encode()).decode() for _ in range(5000)]
+
+    packed = pack(ids)
+
+    assert len(packed) < MAX_PACKED
+    assert unpack(packed) == ids
+
+
+def test_oldest_due_first() -> None:
+    """Whoever has waited longest is asked about next; none before it is due."""
+    schedule = Schedule(["a", "b", "c"], due=10.0)
+
+    early = schedule.take(9.0, most=5)
+    first = schedule.take(10.0, most=2)
+    schedule.put_back(first, due=20.0)
+    second = schedule.take(30.0, most=5)
+
+    assert (early, first, second) == ([], ["a", "b"], ["c", "a", "b"])
+    assert len(schedule) == 0
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        None,
+        "finished",
+        {},
+        {"status": "finished"},
+        {"status": "done", "results": Results().to_event(), "message": ""},
+        {"status": "finished", "results": Results().to_event()},
+        {"status": "finished", "results": None, "message": ""},
+        {"status": "finished", "results": Results(total=1).to_event(), "message": ""},
+        {"status": "timeout", "results": {**Results().to_event(), "errors": {"X": 1}}, "message": ""},
+    ],
+)
+def test_an_event_is_checked_before_it_is_believed(payload: Any) -> None:
+    """An event has crossed a process and a database."""
+    with pytest.raises(InvalidAnswer):
+        Event.from_payload(payload)
+
+
+def test_an_event_comes_back_as_it_went() -> None:
+    """What one side writes, the other reads."""
+    event = Event(Status.TIMEOUT, Results(total=3, finished=1, recipients_succeeded=4), "so far")
+
+    assert Event.from_payload(json.loads(json.dumps(event.to_payload()))) == event
