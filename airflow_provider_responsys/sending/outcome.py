@@ -79,3 +79,23 @@ class Buckets:
     def as_dict(self) -> dict[str, int]:
         """Return the counts by name, as XCom takes them."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """All of a send as one try sees it: the earlier tries' part and its own."""
+
+    buckets: Buckets
+    report: Report
+    request_ids: list[str]
+    doubts: list[Doubt]
+
+    @classmethod
+    def of(cls, spool: Spool, resumed: Resumed, report: Report) -> Self:
+        """Put together what earlier tries and this one did."""
+        return cls(
+            Buckets.of(spool, resumed, report),
+            report,
+            resumed.request_ids + report.request_ids,
+            [*resumed.doubts, *report.doubts],
+        )

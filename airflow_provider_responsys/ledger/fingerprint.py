@@ -1,0 +1,27 @@
+"""A recipient as the ledger remembers it: a keyed hash, which names nobody without its key."""
+
+import secrets
+from collections.abc import Callable
+from hashlib import blake2b
+
+from airflow_provider_responsys.ledger.interface import FINGERPRINT_BYTES
+
+KEY_BYTES = 16
+"""Nobody guesses 128 bits, so nobody can look up whether a known address was pushed."""
+
+
+def new_key() -> bytes:
+    """Return a fresh key for `fingerprinter`."""
+    return secrets.token_bytes(KEY_BYTES)
+
+
+def fingerprinter(key: bytes) -> Callable[[str], bytes]:
+    """Return the function that turns an identity into its `FINGERPRINT_BYTES` under *key*."""
+    keyed = blake2b(key=key, digest_size=FINGERPRINT_BYTES)
+
+    def fingerprint(identity: str) -> bytes:
+        digest = keyed.copy()
+        digest.update(identity.encode("utf-8", "surrogatepass"))
+        return digest.digest()
+
+    return fingerprint

@@ -1,0 +1,333 @@
+"""The ledger in Airflow's task state store (3.3+): nothing to set up, one task instance wide.
+
+A new try gets a new task instance id, and the store refuses writes under the
+old one. So a try that was replaced can't claim anything any more, and what it
+had claimed is complete when its successor reads it.
+
+Keys: ``<prefix>/meta``, and ``<prefix>/<generation>/<segment>``, numbered without
+gaps. `task_record` has their values. A restart draws a new generation, in one write.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+from secrets import token_hex
+from typing import Protocol, TypeVar
+
+from airflow_provider_responsys.errors import Fenced, LedgerFailed, SettingsChanged, StateLost
+from airflow_provider_responsys.ledger.fingerprint import new_key
+from airflow_provider_responsys.ledger.interface import Accepted, Claim, Earlier, Settlement, Wanted
+from airflow_provider_responsys.ledger.task_record import (
+    VERSION,
+    Batch,
+    Meta,
+    Segment,
+    has_room,
+    pack,
+    read_meta,
+    read_segment,
+    unpack,
+    write_meta,
+    write_segment,
+)
+from airflow_provider_responsys.ledger.tries import OnClear, changes
+
+DESTROYED = "so nothing is sent: who was pushed can't be told any more"
+
+REPLACED = (HTTPStatus.NOT_FOUND, HTTPStatus.GONE)
+"""How the store answers a task instance id that a retry or a clear has replaced."""
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+class Store(Protocol):
+    """What is used of Airflow's ``context["task_state_store"]``."""
+
+    def get(self, key: str) -> object:
+        """Return the value of *key*, None if there is none."""
+
+    def set(self, key: str, value: str, *, retention: timedelta | None = None) -> None:
+        """Write *value* durably."""
+
+    def delete(self, key: str) -> None:
+        """Remove *key*, if it is there."""
+
+
+class TaskStateLedger:
+    """The record of one task instance in *store*.
+
+    *max_tries* is the task instance's, *retries* the task's: a person's clear,
+    and nothing else, changes the first. *may_have_begun* says whether an earlier
+    try may have reached ``execute`` (`tries.may_have_begun` tells); unless told,
+    a later try assumes so. *retention* is how Airflow spells "for ever".
+    """
+
+    durable = True
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        try_number: int,
+        max_tries: int,
+        retries: int,
+        on_clear: OnClear = "resume",
+        may_have_begun: bool | None = None,
+        retention: timedelta | None = None,
+        prefix: str = "responsys",
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._store = store
+        self._try_number = try_number
+        self._max_tries = max_tries
+        self._retries = retries
+        self._on_clear = on_clear
+        self._may_have_begun = try_number > 1 if may_have_begun is None else may_have_begun
+        self._retention = retention
+        self._prefix = prefix
+        self._now = now
+        self._refused: LedgerFailed | None = None
+        self._meta: Meta | None = None
+        self._first = 0
+        self._next = 0
+        self._segments: dict[int, Segment] = {}
+        """This try's segments that may be written again, by their number."""
+        self._places: dict[int, int] = {}
+        """The segment of each batch in them."""
+
+    def begin(self, identity: Mapping[str, str]) -> bytes:
+        """Record that this try began, after deciding what becomes of what earlier ones left."""
+        found = self._get(self._meta_key())
+        meta = self._start(identity) if found is None else self._go_on(read_meta(found), identity)
+        self._first = self._next = meta.segments
+        self._write_meta(replace(meta, tries=[*meta.tries, self._try_number]))
+        return unpack(meta.key)
+
+    def earlier(self) -> Iterator[Earlier]:
+        """Yield the earlier tries' batches, one segment in memory at a time."""
+        for batch in self._read(self._began(), self._first):
+            yield batch.read()
+
+    def commit(self, settled: Sequence[Settlement], wanted: Sequence[Wanted]) -> list[Claim]:
+        """Write each segment that changes, once; every claim is won.
+
+        The recipients of `earlier` are the caller's to leave out: a million
+        fingerprints have no place in memory.
+        """
+        meta = self._began()
+        changed = self._settle(settled)
+        last = self._claim(wanted, changed)
+        if last > self._next > meta.segments:
+            self._write_meta(replace(meta, segments=self._next))
+        try:
+            for index in sorted(changed):
+                self._set(self._segment_key(meta, index), write_segment(changed[index]))
+                self._install(index, changed[index])
+        except BaseException:
+            self._forget(wanted)
+            raise
+        self._drop_finished()
+        return [Claim(want.number) for want in wanted]
+
+    def close(self) -> None:
+        """Do nothing: Airflow owns the store."""
+
+    # What begin decides
+
+    def _start(self, identity: Mapping[str, str]) -> Meta:
+        """Return the meta data of a send that has none, if it may have none."""
+        cleared = self._max_tries != self._retries
+        if self._may_have_begun:
+            if not cleared:
+                raise StateLost(
+                    f"This is try {self._try_number}, and the record of the earlier ones is gone from Airflow's task "
+                    f"state store (cleaned up, deleted, or expired), {DESTROYED}. If nobody was pushed, or all may be "
+                    'pushed again, set on_clear="restart" and clear the task; a ledger_conn_id survives clean-ups.'
+                )
+            if self._on_clear == "resume":
+                raise StateLost(
+                    "The task was cleared, and its record is gone from Airflow's task state store (Airflow 3.4 drops "
+                    f"it on a clear unless told to keep it, as does clear_on_success), {DESTROYED}. If everybody may "
+                    'be pushed again, set on_clear="restart" and clear the task; a ledger_conn_id survives clears.'
+                )
+            log.warning(
+                'The task was cleared and on_clear is "restart": whom its earlier tries pushed is forgotten, and '
+                "everybody will be pushed, again where they were pushed before."
+            )
+        return self._new(identity)
+
+    def _go_on(self, found: Meta, identity: Mapping[str, str]) -> Meta:
+        """Return the meta data with which to continue, or start again, the send of *found*."""
+        meta = replace(found, segments=self._count(found))
+        if meta.max_tries != self._max_tries:
+            if self._on_clear == "restart":
+                return self._restart(meta, identity)
+            log.info("The task was cleared; it goes on where it stopped, and pushes nobody again.")
+        if meta.identity != identity and next(self._read(meta, meta.segments), None):
+            raise SettingsChanged(changes(meta.identity, identity))
+        return replace(meta, identity=dict(identity), max_tries=self._max_tries)
+
+    def _restart(self, meta: Meta, identity: Mapping[str, str]) -> Meta:
+        """Forget, in one write, what earlier tries claimed; then tidy up."""
+        log.warning(
+            'The task was cleared and on_clear is "restart": what its tries %s claimed is forgotten, and everybody '
+            "will be pushed, again where they were pushed before.",
+            ", ".join(map(str, meta.tries)),
+        )
+        fresh = self._new(identity)
+        self._write_meta(fresh)
+        for index in range(meta.segments):
+            self._call(self._store.delete, self._segment_key(meta, index))
+        return fresh
+
+    def _new(self, identity: Mapping[str, str]) -> Meta:
+        return Meta(
+            version=VERSION,
+            generation=token_hex(4),
+            key=pack(new_key()),
+            identity=dict(identity),
+            tries=[],
+            max_tries=self._max_tries,
+            segments=0,
+        )
+
+    # What commit decides
+
+    def _settle(self, settled: Sequence[Settlement]) -> dict[int, dict[int, Batch]]:
+        """Return the segments that *settled* changes, changed."""
+        changed: dict[int, dict[int, Batch]] = {}
+        for settlement in settled:
+            index = self._places[settlement.number]
+            segment = changed.setdefault(index, dict(self._segments[index]))
+            if isinstance(settlement, Accepted):
+                segment[settlement.number] = replace(segment[settlement.number], request_id=settlement.request_id)
+            else:  # Released: it may be gone already, where a write that failed is tried again.
+                segment.pop(settlement.number, None)
+        return changed
+
+    def _claim(self, wanted: Sequence[Wanted], changed: dict[int, dict[int, Batch]]) -> int:
+        """Put *wanted* into *changed*; return the number of the segment after the last."""
+        following = self._next
+        claimed_at = int(self._now().timestamp())
+        for want in wanted:
+            batch = Batch(self._try_number, want.number, claimed_at, "", pack(b"".join(want.fingerprints)))
+            last = following - 1
+            segment = changed.get(last, self._segments.get(last))
+            if segment is None or not has_room(segment, batch):
+                following += 1
+                segment = {}
+            changed.setdefault(following - 1, dict(segment))[want.number] = batch
+        return following
+
+    def _install(self, index: int, segment: Segment) -> None:
+        """Take over what was written."""
+        self._segments[index] = segment
+        self._places.update(dict.fromkeys(segment, index))
+        self._next = max(self._next, index + 1)
+
+    def _forget(self, wanted: Sequence[Wanted]) -> None:
+        """Take claims back that will not be sent, so that the next write of their segment drops them."""
+        for want in wanted:
+            index = self._places.pop(want.number, None)
+            if index is not None:
+                self._segments[index] = {n: b for n, b in self._segments[index].items() if n != want.number}
+
+    def _drop_finished(self) -> None:
+        """Keep no segment in memory that nothing will change any more."""
+        self._segments = {
+            index: segment
+            for index, segment in self._segments.items()
+            if index == self._next - 1 or not all(batch.request_id for batch in segment.values())
+        }
+        self._places = {number: index for number, index in self._places.items() if index in self._segments}
+
+    # Reading and writing
+
+    def _began(self) -> Meta:
+        if self._refused:
+            raise self._refused
+        if self._meta is None:
+            raise LedgerFailed("`begin` comes first")
+        return self._meta
+
+    def _count(self, meta: Meta) -> int:
+        """Return how many segments there are: those that *meta* knows, and what was written after it."""
+        count = meta.segments
+        while self._get(self._segment_key(meta, count)) is not None:
+            count += 1
+        return count
+
+    def _read(self, meta: Meta, count: int) -> Iterator[Batch]:
+        """Yield the batches of the first *count* segments; each of them must be there."""
+        for index in range(count):
+            text = self._get(self._segment_key(meta, index))
+            if text is None:
+                raise StateLost(
+                    f"A part of the record of earlier tries is gone from Airflow's task state store, {DESTROYED}. If "
+                    'everybody may be pushed again, set on_clear="restart" and clear the task; a ledger_conn_id '
+                    "survives clean-ups."
+                )
+            yield from read_segment(text)
+
+    def _meta_key(self) -> str:
+        return f"{self._prefix}/meta"
+
+    def _segment_key(self, meta: Meta, index: int) -> str:
+        return f"{self._prefix}/{meta.generation}/{index:05d}"
+
+    def _write_meta(self, meta: Meta) -> None:
+        self._set(self._meta_key(), write_meta(meta))
+        self._meta = meta
+
+    def _get(self, key: str) -> str | None:
+        value = self._call(self._store.get, key)
+        if value is None or isinstance(value, str):
+            return value
+        raise LedgerFailed(f"Airflow's task state store holds something else than ours under {key}")
+
+    def _set(self, key: str, value: str) -> None:
+        self._call(self._store.set, key, value, retention=self._retention)
+
+    def _call(self, function: Callable[..., T], *args: str, **kwargs: timedelta | None) -> T:
+        """Call the store, and name what goes wrong.
+
+        A call that ends without an answer may leave one behind, which the next
+        call would take for its own: after it, nothing is certain any more.
+        """
+        if self._refused:
+            raise self._refused
+        try:
+            return function(*args, **kwargs)
+        except BaseException as error:
+            if _status(error) in REPLACED:
+                self._refused = Fenced(
+                    "Airflow refuses this try's writes: another try of the task has taken its place, or it was cleared"
+                )
+                raise self._refused from error
+            failure = LedgerFailed(f"Airflow's task state store failed ({type(error).__name__}): {error}")
+            if not _is_answer(error):
+                self._refused = failure
+            if isinstance(error, Exception):
+                raise failure from error
+            raise
+
+
+def _is_answer(error: BaseException) -> bool:
+    """Tell an error that the store answered with from one that came instead of its answer."""
+    return hasattr(error, "error") or hasattr(error, "response")
+
+
+def _status(error: BaseException) -> object:
+    """Return the HTTP status that *error* carries.
+
+    Airflow raises an AirflowRuntimeError with the status in its details; under
+    `dag.test`, the client's own error with the response itself.
+    """
+    detail = getattr(getattr(error, "error", None), "detail", None)
+    if isinstance(detail, Mapping):
+        return detail.get("status_code")
+    return getattr(getattr(error, "response", None), "status_code", None)

@@ -1,0 +1,482 @@
+"""The operator that sends a push campaign to a list of recipients."""
+
+import math
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
+from datetime import timedelta
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from airflow.providers.common.compat.sdk import AirflowFailException, BaseHook, BaseOperator
+
+from airflow_provider_responsys.errors import (
+    Fenced,
+    InvalidRecipients,
+    InvalidSettings,
+    LoginFailed,
+    NotAllSent,
+    ResponsysError,
+    SendRefused,
+    SettingsChanged,
+    StateLost,
+)
+from airflow_provider_responsys.hooks import ResponsysHook
+from airflow_provider_responsys.ledger import tries
+from airflow_provider_responsys.ledger.fingerprint import fingerprinter
+from airflow_provider_responsys.ledger.memory import MemoryLedger
+from airflow_provider_responsys.ledger.task_state import TaskStateLedger
+from airflow_provider_responsys.protocol.call import authorized
+from airflow_provider_responsys.protocol.polling import probe
+from airflow_provider_responsys.protocol.push import MAX_BODY, MAX_RECIPIENTS, Push, check_campaign, overhead, submit
+from airflow_provider_responsys.protocol.ratelimit import push_limit
+from airflow_provider_responsys.recipients.fields import FieldSettings
+from airflow_provider_responsys.recipients.rows import Chunk, from_sequence
+from airflow_provider_responsys.recipients.spool import Spool
+from airflow_provider_responsys.sending.engine import Delivery, Engine, Limits
+from airflow_provider_responsys.sending.outcome import Resumed, Sent
+from airflow_provider_responsys.sending.pace import Pace
+from airflow_provider_responsys.sending.run import Doubt, Halt, Inbox, Report, Run
+
+if TYPE_CHECKING:
+    import jinja2
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_responsys.ledger.interface import Ledger
+
+DEFAULT_REQUESTS_PER_MINUTE = 200  # REST Throttling: the usual limit of a high-volume function
+KILL_GRACE = 3.0
+"""Seconds that a killed task waits for answers: Airflow sends SIGKILL five seconds after SIGTERM."""
+
+ANSWER_MARGIN = 10.0
+"""Seconds, beyond the read timeout, by which every answer has come or is lost."""
+
+FINAL = (InvalidSettings, InvalidRecipients, SendRefused, StateLost, SettingsChanged)
+"""What another try of the same task would run into again."""
+
+
+class TriggerPushOperator(BaseOperator):
+    """Send a Responsys push campaign to a list of recipients, each at most once.
+
+    The recipients are read, checked and de-duplicated before the first request
+    leaves. The task ends when Responsys has queued every batch; pass its output
+    to a `PushRequestSensor` to wait for what became of them.
+
+    :param campaign_name: name of an existing push campaign (templated)
+    :param recipients: rows as mappings, or the output of a task that returns
+        them; give either this or *sql*
+    :param sql: query whose rows are the recipients, or the name of a ``.sql``
+        file (templated)
+    :param sql_conn_id: connection to run *sql* on; any whose hook is a DB-API hook
+    :param parameters: values for the placeholders in *sql* (templated)
+    :param match_on: the identifier to use where rows carry several
+    :param list_type: ``PROFILE`` (known people) or ``PUSH`` (devices), for rows
+        that do not say
+    :param api_key: app to send to, for rows that do not say; none means all apps
+    :param reference_data: text or mapping that polling returns with the request
+        (templated)
+    :param on_invalid: ``fail`` sends nothing if any row is wrong, ``skip`` leaves
+        those rows out and counts them
+    :param min_recipients: fail before the first request if there are fewer
+    :param max_recipients: fail before the first request if there are more
+    :param delivery: ``at_most_once``, or ``at_least_once``, which sends again what
+        may have been lost
+    :param on_in_doubt: after all else is sent, ``fail`` or ``continue`` when
+        somebody is in doubt
+    :param on_clear: after a person cleared the task, ``resume`` sends to everyone
+        who is neither accepted nor in doubt; ``restart`` forgets what this task
+        sent before
+    :param requests_per_minute: pace; otherwise the connection's, the account's own
+        limit, or 200
+    :param max_in_flight: most requests that wait for an answer at a time
+    :param retry_for: how long to wait out limits and outages before the rest is
+        left ``not_sent``
+    :param dry_run: read, check, plan and report, and send nothing
+    :param responsys_conn_id: connection to Responsys (templated)
+
+    It returns ``campaign_name``, ``send_key``, ``dry_run``, ``request_ids`` and
+    ``recipients``: how many were ``read``, and of those ``accepted``,
+    ``rejected``, ``in_doubt``, ``not_sent``, ``withheld``, ``duplicate`` and
+    ``invalid``, which add up to ``read``. Each is also an XCom key of its own.
+    All of it is pushed as well when the task fails after something was sent.
+
+    :raises NotAllSent: somebody was not sent to, for a reason that may pass;
+        another try goes on where this one stopped
+    :raises AirflowFailException: another try would change nothing; the message
+        says why
+    """
+
+    template_fields: Sequence[str] = (
+        "campaign_name",
+        "recipients",
+        "sql",
+        "parameters",
+        "reference_data",
+        "responsys_conn_id",
+    )
+    template_ext: Sequence[str] = (".sql",)
+    template_fields_renderers = {"sql": "sql", "parameters": "json"}  # noqa: RUF012 -- Airflow's own form
+    ui_color = "#f3d9d0"
+
+    def __init__(
+        self,
+        *,
+        campaign_name: str,
+        recipients: Any = None,
+        sql: str | None = None,
+        sql_conn_id: str | None = None,
+        parameters: Sequence[Any] | Mapping[str, Any] | None = None,
+        match_on: str | None = None,
+        list_type: str = "PROFILE",
+        api_key: str | None = None,
+        reference_data: str | Mapping[str, Any] | None = None,
+        on_invalid: Literal["fail", "skip"] = "fail",
+        min_recipients: int | None = None,
+        max_recipients: int | None = None,
+        delivery: Literal["at_most_once", "at_least_once"] = "at_most_once",
+        on_in_doubt: Literal["fail", "continue"] = "fail",
+        on_clear: tries.OnClear = "resume",
+        requests_per_minute: int | None = None,
+        max_in_flight: int = 64,
+        retry_for: float | timedelta = 3600.0,
+        dry_run: bool = False,
+        responsys_conn_id: str = "responsys_default",
+        **kwargs: Any,
+    ) -> None:
+        kwargs.setdefault("multiple_outputs", True)
+        super().__init__(**kwargs)
+        self.campaign_name = campaign_name
+        self.recipients = Rows(recipients) if _is_data(recipients) else recipients
+        self.sql = sql
+        self.sql_conn_id = sql_conn_id
+        self.parameters = parameters
+        self.match_on = match_on
+        self.list_type = list_type
+        self.api_key = api_key
+        self.reference_data = reference_data
+        self.on_invalid = on_invalid
+        self.min_recipients = min_recipients
+        self.max_recipients = max_recipients
+        self.delivery = delivery
+        self.on_in_doubt = on_in_doubt
+        self.on_clear = on_clear
+        self.requests_per_minute = requests_per_minute
+        self.max_in_flight = max_in_flight
+        self.retry_for = retry_for.total_seconds() if isinstance(retry_for, timedelta) else retry_for
+        self.plan_only = dry_run  # BaseOperator has a method dry_run
+        self.responsys_conn_id = responsys_conn_id
+        self._rows: Any = None
+        self._inbox: Inbox = SimpleQueue()
+
+    def _do_render_template_fields(
+        self,
+        parent: Any,
+        template_fields: Iterable[str],
+        context: "Context",
+        jinja_env: "jinja2.Environment",
+        seen_oids: set[int],
+    ) -> None:
+        """Render, then take the recipients out of the fields that Airflow stores and shows."""
+        super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
+        if "recipients" in template_fields:
+            self._rows = self.recipients
+            if self._rows is not None:
+                self.recipients = str(Rows(self._rows))
+
+    def execute(self, context: "Context") -> dict[str, Any]:
+        """Send the campaign; return who was accepted and who was not."""
+        try:
+            return self._execute(context)
+        except FINAL as error:
+            raise AirflowFailException(str(error)) from error
+
+    def on_kill(self) -> None:
+        """Ask the sender to stop; it settles what came back and raises."""
+        self._inbox.put(Halt(NotAllSent("the task was told to stop"), KILL_GRACE))
+
+    def _execute(self, context: "Context") -> dict[str, Any]:
+        began = time.monotonic()
+        settings = self._check()
+        with ResponsysHook(self.responsys_conn_id) as hook:
+            if self.plan_only or hook.account().dry_run:
+                return self._plan(context, settings)
+            with closing(self._ledger(context)) as ledger:
+                key = self._begin(context, ledger, settings)
+                try:
+                    sent = self._send(context, hook, ledger, key, settings, began=began)
+                except Exception:
+                    self._report_earlier(context, ledger)
+                    raise
+        result = self._result(context, sent)
+        if failure := self._failure(sent):
+            self._push(context, sent, result)
+            raise failure
+        return result
+
+    def _plan(self, context: "Context", settings: FieldSettings) -> dict[str, Any]:
+        """Read and check the source, and report what would be sent."""
+        with Spool() as spool:
+            self._fill(spool, MemoryLedger(try_number=1).begin({}), settings)
+            everybody = Report(len(spool), not_sent=len(spool))
+            return self._result(context, Sent.of(spool, Resumed(), everybody), dry_run=True)
+
+    def _send(
+        self,
+        context: "Context",
+        hook: ResponsysHook,
+        ledger: "Ledger",
+        key: bytes,
+        settings: FieldSettings,
+        *,
+        began: float,
+    ) -> Sent:
+        """Send to everybody whom no earlier try sent to."""
+        push = self._push_settings()
+        with Spool() as spool:
+            self._fill(spool, key, settings)
+            resumed = Resumed.of(ledger.earlier(), spool)
+            self._check_position(context, ledger, resumed)
+            left = len(spool) - resumed.here
+            report = Report(0)
+            if left:
+                report = Run(
+                    self._engine(hook, began),
+                    spool.batches(max_recipients=MAX_RECIPIENTS, max_bytes=MAX_BODY - overhead(push)),
+                    left,
+                    ledger=ledger,
+                    post=lambda bodies: hook.run(submit(hook.account(), push, bodies)),
+                    probe=lambda: hook.run(probe(hook.account())),
+                    inbox=self._inbox,
+                ).to_end()
+            return Sent.of(spool, resumed, report)
+
+    def _push_settings(self) -> Push:
+        return Push(self.campaign_name, self.reference_data)
+
+    def _result(self, context: "Context", sent: Sent, *, dry_run: bool = False) -> dict[str, Any]:
+        """Return what the task reports."""
+        self.log.info("Campaign %s%s: %s", self.campaign_name, " (dry run)" if dry_run else "", sent.buckets)
+        return {
+            "campaign_name": self.campaign_name,
+            "send_key": self._send_key(context),
+            "dry_run": dry_run,
+            "request_ids": sent.request_ids,
+            "recipients": sent.buckets.as_dict(),
+        }
+
+    def _push(self, context: "Context", sent: Sent, result: dict[str, Any]) -> None:
+        """Push the *result* of a try that fails, if something was sent."""
+        if sent.request_ids or sent.buckets.in_doubt:
+            for name, value in {**result, "return_value": result}.items():
+                context["ti"].xcom_push(key=name, value=value)
+
+    def _report_earlier(self, context: "Context", ledger: "Ledger") -> None:
+        """Push what earlier tries sent, where this one fails before it could look at its source."""
+        try:
+            with Spool() as nobody:
+                sent = Sent.of(nobody, Resumed.of(ledger.earlier(), nobody), Report(0))
+            self._push(context, sent, self._result(context, sent))
+        except Exception:  # the failure that led here says more
+            self.log.exception("What earlier tries sent can't be reported")
+
+    def _check(self) -> FieldSettings:
+        """Raise `InvalidSettings` for a parameter that can't be right; return how rows are read."""
+        check_campaign(self.campaign_name)
+        if (self._rows is None) == (self.sql is None):
+            raise InvalidSettings("give exactly one of recipients and sql")
+        if self.sql is not None and not self.sql_conn_id:
+            raise InvalidSettings("sql needs sql_conn_id, the connection to run it on")
+        for name, value, known in (
+            ("on_invalid", self.on_invalid, ("fail", "skip")),
+            ("delivery", self.delivery, tuple(Delivery)),
+            ("on_in_doubt", self.on_in_doubt, ("fail", "continue")),
+            ("on_clear", self.on_clear, ("resume", "restart")),
+        ):
+            if value not in known:
+                raise InvalidSettings(f"{name} is {value!r}; it takes {' or '.join(known)}")
+        if self.requests_per_minute is not None and self.requests_per_minute <= 0:
+            raise InvalidSettings(f"requests_per_minute is {self.requests_per_minute}; it takes a number above 0")
+        if self.max_in_flight < 1:
+            raise InvalidSettings(f"max_in_flight is {self.max_in_flight}; it takes a number above 0")
+        return FieldSettings(list_type=self.list_type, match_on=self.match_on, api_key=self.api_key)
+
+    def _ledger(self, context: "Context") -> "Ledger":
+        """Return the store that remembers this task's send across tries."""
+        ti = context["ti"]
+        retries = self.retries or 0
+        store = context.get("task_state_store")
+        may_have_begun = tries.may_have_begun(
+            try_number=ti.try_number,
+            left=_left_by_earlier_tries(ti),
+            remembers=store is not None and ti.max_tries == retries,
+        )
+        if store is None:
+            return MemoryLedger(try_number=ti.try_number, may_have_begun=may_have_begun)
+        from airflow.sdk import NEVER_EXPIRE  # type: ignore[attr-defined]  # noqa: PLC0415 -- 3.3+, not in its stub
+
+        return TaskStateLedger(
+            store,
+            try_number=ti.try_number,
+            max_tries=ti.max_tries,
+            retries=retries,
+            on_clear=self.on_clear,
+            may_have_begun=may_have_begun,
+            retention=NEVER_EXPIRE,
+        )
+
+    def _begin(self, context: "Context", ledger: "Ledger", settings: FieldSettings) -> bytes:
+        """Record that this try began, in the ledger and beside it; return the key to fingerprint with."""
+        key = ledger.begin({"campaign_name": self.campaign_name, **settings.identity()})
+        context["ti"].xcom_push(key=tries.MARK, value=context["ti"].try_number)
+        return key
+
+    def _fill(self, spool: Spool, key: bytes, settings: FieldSettings) -> None:
+        """Read, check and spool the whole source, and check how many there are."""
+        with self._source() as chunks:
+            spool.fill(
+                chunks,
+                settings,
+                fingerprinter(key),
+                on_invalid=self.on_invalid,
+                max_body_bytes=MAX_BODY - overhead(self._push_settings()),
+            )
+        for example in spool.invalid_examples:
+            self.log.warning("Left out: %s", example)
+        self.log.info(
+            "Read %d rows: %d recipients, %d duplicates, %d invalid",
+            spool.read,
+            len(spool),
+            spool.duplicates,
+            spool.invalid,
+        )
+        for name, guard, is_broken in (
+            ("min_recipients", self.min_recipients, int.__lt__),
+            ("max_recipients", self.max_recipients, int.__gt__),
+        ):
+            if guard is not None and is_broken(len(spool), guard):
+                raise InvalidRecipients(f"the source has {len(spool)} recipients, {name} is {guard}; nothing was sent")
+
+    def _source(self) -> "AbstractContextManager[Iterable[Chunk]]":
+        if self.sql is None:
+            return nullcontext(from_sequence(self._rows))
+        from airflow_provider_responsys.recipients.sql import query  # noqa: PLC0415 -- brings SQLAlchemy
+
+        hook = BaseHook.get_connection(str(self.sql_conn_id)).get_hook()  # type: ignore[no-untyped-call]  # Airflow's own
+        return query(hook, self.sql, self.parameters)
+
+    def _check_position(self, context: "Context", ledger: "Ledger", resumed: Resumed) -> None:
+        """Raise where a mapped task can't know that an earlier try's record is its own."""
+        place = context["ti"].map_index
+        if resumed.vanished and place is not None and place >= 0 and isinstance(ledger, TaskStateLedger):
+            raise SettingsChanged(
+                f"an earlier try at map index {place} sent to {resumed.vanished} recipients that are "
+                "not in this try's source. Mapped tasks are known by their position only, so this may be another "
+                "shard's record: nothing was sent. Keep the mapped list in a fixed order"
+            )
+
+    def _engine(self, hook: ResponsysHook, began: float) -> Engine:
+        """Log in, and return what decides how fast and how long to send."""
+        hook.run(authorized(None))
+        account = hook.account()
+        deadline = math.inf
+        if self.execution_timeout:
+            total = self.execution_timeout.total_seconds()
+            deadline = began + total - min(account.timeout + ANSWER_MARGIN, total / 3)
+        limits = Limits(
+            max_in_flight=self.max_in_flight,
+            retry_for=self.retry_for,
+            grace=account.timeout + ANSWER_MARGIN,
+            deadline=deadline,
+            delivery=Delivery(self.delivery),
+        )
+        return Engine(limits=limits, pace=Pace.at(self._limit(hook), time.monotonic()))
+
+    def _limit(self, hook: ResponsysHook) -> float:
+        """Return how many requests a minute may leave."""
+        account = hook.account()
+        if configured := self.requests_per_minute or account.push_requests_per_minute:
+            return configured
+        try:
+            found = push_limit(hook.get_rate_limits(), account.family)
+        except LoginFailed:
+            raise
+        except ResponsysError as error:
+            self.log.info("The account's limits can't be read (%s)", error)
+            found = None
+        self.log.info(
+            "Sending at most %d requests a minute (%s)",
+            found or DEFAULT_REQUESTS_PER_MINUTE,
+            "the account's limit" if found else "a guess: set push_requests_per_minute in the connection",
+        )
+        return found or DEFAULT_REQUESTS_PER_MINUTE
+
+    def _send_key(self, context: "Context") -> str:
+        """Return the name of the send: dag, task and run."""
+        ti = context["ti"]
+        return f"{ti.dag_id}/{ti.task_id}/{ti.run_id}"
+
+    def _failure(self, sent: Sent) -> Exception | None:
+        """Return what the task must fail with, if anything: passing reasons first, so that all else is sent."""
+        buckets, report = sent.buckets, sent.report
+        counts = f"{self.campaign_name}: {buckets.accepted} of {buckets.read} recipients accepted"
+        stopped = report.stopped
+        self._name(sent.doubts)
+        if isinstance(stopped, Fenced):
+            return stopped
+        if isinstance(stopped, FINAL):
+            return AirflowFailException(f"{counts}, {buckets.not_sent} not sent: {stopped}")
+        if buckets.not_sent:
+            return NotAllSent(f"{counts}, {buckets.not_sent} not sent, {buckets.in_doubt} in doubt: {stopped}")
+        if report.unwritten:
+            self.log.warning("Everything was sent, but the ledger lacks %d answers: %s", report.unwritten, stopped)
+        if buckets.rejected:
+            codes = ", ".join(f"{code}: {count}" for code, count in report.rejected.most_common())
+            return AirflowFailException(f"{counts}, {buckets.rejected} rejected ({codes})")
+        if buckets.in_doubt and self.on_in_doubt == "fail":
+            return AirflowFailException(
+                f"{counts}, {buckets.in_doubt} in doubt: they may have been pushed, and are not pushed again. "
+                "The log names the batches"
+            )
+        return None
+
+    def _name(self, doubts: "list[Doubt]") -> None:
+        """Log which batches are in doubt, how many people that is, and why."""
+        for doubt in doubts:
+            self.log.error("In doubt: %s (%d recipients): %s", doubt.label, doubt.size, doubt.reason)
+
+
+class Rows(Sequence[Any]):
+    """Recipients as data: Airflow neither renders them as templates nor stores them as a rendered field."""
+
+    def __init__(self, rows: Any) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._rows[index]
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} recipients>" if hasattr(self._rows, "__len__") else "<recipients>"
+
+    __str__ = __repr__
+
+    def resolve(self, _context: Any, *_: Any, **__: Any) -> Self:
+        """Tell Airflow's templater that there is nothing to render."""
+        return self
+
+    def serialize(self) -> str:
+        """Return what Airflow may store of it."""
+        return repr(self)
+
+
+def _is_data(value: Any) -> bool:
+    """Tell rows from a reference to a task's output, or a template."""
+    return isinstance(value, (list, tuple)) and not any(hasattr(row, "iter_references") for row in value)
+
+
+def _left_by_earlier_tries(ti: Any) -> Collection[str] | None:
+    """Return the XCom keys that Airflow found when this try started, None where it does not say."""
+    server = getattr(ti, "_ti_context_from_server", None)
+    return None if server is None else server.xcom_keys_to_clear or ()

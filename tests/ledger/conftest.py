@@ -1,0 +1,279 @@
+"""The places where a ledger can be kept, each opened the way a new try opens it."""
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Protocol
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import Table, create_engine, event, select
+from sqlalchemy.engine import URL, Engine
+from sqlalchemy.exc import OperationalError
+
+from airflow_provider_responsys.ledger.interface import Ledger
+from airflow_provider_responsys.ledger.sql import SqlLedger
+from airflow_provider_responsys.ledger.sql_schema import metadata
+from airflow_provider_responsys.ledger.task_state import TaskStateLedger
+from airflow_provider_responsys.ledger.tries import OnClear
+
+NOW = datetime(2026, 11, 23, 8, 30, tzinfo=UTC)
+IDENTITY = {"campaign_name": "Autumn", "list_type": "PROFILE", "match_on": "customerId"}
+
+
+class Place(Protocol):
+    """One task instance and the store that outlives its tries."""
+
+    now: datetime
+
+    def open(
+        self,
+        try_number: int = 1,
+        *,
+        max_tries: int = 3,
+        on_clear: OnClear = "resume",
+        may_have_begun: bool | None = None,
+    ) -> Ledger:
+        """Return the ledger as try *try_number* gets it; tries before it may still be alive."""
+
+    def lose(self) -> None:
+        """Lose everything."""
+
+    def break_down(self) -> None:
+        """Fail each call until `mend`."""
+
+    def mend(self) -> None:
+        """Work again."""
+
+
+class Refusal(Exception):
+    """Looks like Airflow's AirflowRuntimeError for an answer of the API server."""
+
+    def __init__(self, status: int) -> None:
+        detail = {"status_code": status, "message": "no", "detail": None}
+        self.error = SimpleNamespace(error="API_SERVER_ERROR", detail=detail)
+        super().__init__(f"API_SERVER_ERROR: {detail}")
+
+
+class Accessor:
+    """One task instance id's view of the fake store, as Airflow's accessor behaves."""
+
+    def __init__(self, airflow: "Airflow") -> None:
+        self.airflow = airflow
+
+    def get(self, key: str) -> object:
+        """Answer a replaced id like an unknown key: Airflow tells neither from the other."""
+        self.airflow.call("get", key)
+        return self.airflow.rows.get(key) if self.airflow.current is self else None
+
+    def set(self, key: str, value: str, *, retention: timedelta | None = None) -> None:
+        self.airflow.call("set", key)
+        self._check()
+        self.airflow.rows[key] = value
+        self.airflow.retentions.add(retention)
+
+    def delete(self, key: str) -> None:
+        self.airflow.call("delete", key)
+        self._check()
+        self.airflow.rows.pop(key, None)
+
+    def _check(self) -> None:
+        if self.airflow.current is not self:
+            raise Refusal(404)
+
+
+class Airflow:
+    """A task state store of one task instance, in memory."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, object] = {}
+        self.retentions: set[timedelta | None] = set()
+        self.calls: list[tuple[str, str]] = []
+        self.current: Accessor | None = None
+        self.failures: dict[int, BaseException] = {}
+        """What the n-th call from now on raises, before it does anything."""
+        self.down = False
+
+    def accessor(self) -> Accessor:
+        """Give the task instance a new id, as a retry and a clear do."""
+        self.current = Accessor(self)
+        return self.current
+
+    def call(self, name: str, key: str) -> None:
+        """Note one call, or fail it."""
+        self.calls.append((name, key))
+        self.failures = {turn - 1: failure for turn, failure in self.failures.items()}
+        if failure := self.failures.pop(0, None):
+            raise failure
+        if self.down:
+            raise Refusal(500)
+
+
+class TaskStatePlace:
+    """The task state store."""
+
+    def __init__(self) -> None:
+        self.airflow = Airflow()
+        self.now = NOW
+
+    def open(
+        self,
+        try_number: int = 1,
+        *,
+        max_tries: int = 3,
+        on_clear: OnClear = "resume",
+        may_have_begun: bool | None = None,
+    ) -> TaskStateLedger:
+        """Give the try a new accessor."""
+        return TaskStateLedger(
+            self.airflow.accessor(),
+            try_number=try_number,
+            max_tries=max_tries,
+            retries=3,
+            on_clear=on_clear,
+            may_have_begun=may_have_begun,
+            retention=timedelta.max,
+            now=lambda: self.now,
+        )
+
+    def lose(self) -> None:
+        """Lose every row."""
+        self.airflow.rows.clear()
+
+    def break_down(self) -> None:
+        """Answer 500."""
+        self.airflow.down = True
+
+    def mend(self) -> None:
+        """Answer again."""
+        self.airflow.down = False
+
+
+class SqlPlace:
+    """A database."""
+
+    def __init__(self, url: URL, **connect: str) -> None:
+        self.url = url
+        self.connect = connect
+        self.now = NOW
+        self.ledgers: list[SqlLedger] = []
+        self.down = False
+
+    def engine(self) -> Engine:
+        """Return an engine as each try has its own."""
+        engine = create_engine(self.url, connect_args=self.connect)
+        event.listen(engine, "before_cursor_execute", self._fail_when_down)
+        return engine
+
+    def open(
+        self,
+        try_number: int = 1,
+        *,
+        max_tries: int = 3,
+        on_clear: OnClear = "resume",
+        may_have_begun: bool | None = None,
+        owner: str = "dag, task, run, -1",
+        send_key: str = "autumn",
+        answer_within: float = 0.0,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> SqlLedger:
+        """Give the try connections of its own."""
+        ledger = SqlLedger(
+            self.engine(),
+            send_key=send_key,
+            owner=owner,
+            try_number=try_number,
+            max_tries=max_tries,
+            retries=3,
+            on_clear=on_clear,
+            may_have_begun=may_have_begun,
+            answer_within=answer_within,
+            now=lambda: self.now,
+            sleep=sleep,
+        )
+        self.ledgers.append(ledger)
+        return ledger
+
+    def rows(self, table: Table) -> list[Any]:
+        """Return everything that is in *table*."""
+        engine = create_engine(self.url, connect_args=self.connect)
+        with engine.connect() as connection:
+            found = list(connection.execute(select(table)).mappings())
+        engine.dispose()
+        return found
+
+    def lose(self) -> None:
+        """Lose every table."""
+        self.close()
+        engine = create_engine(self.url, connect_args=self.connect)
+        metadata.drop_all(engine)
+        engine.dispose()
+
+    def break_down(self) -> None:
+        """Fail each statement."""
+        self.down = True
+
+    def mend(self) -> None:
+        """Work again."""
+        self.down = False
+
+    def close(self) -> None:
+        """Close what the tries left open."""
+        for ledger in self.ledgers:
+            ledger.close()
+
+    def _fail_when_down(self, *_: object) -> None:
+        if self.down:
+            raise OperationalError("a statement with somebody in it", {}, OSError("server closed the connection"))
+
+
+@pytest.fixture
+def task_state() -> TaskStatePlace:
+    """Give a task state store."""
+    return TaskStatePlace()
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> Iterator[SqlPlace]:
+    """Give a SQLite file."""
+    place = SqlPlace(URL.create("sqlite", database=str(tmp_path / "ledger.db")))
+    yield place
+    place.close()
+
+
+@pytest.fixture
+def postgresql(postgres: dict[str, str | int]) -> Iterator[SqlPlace]:
+    """Give an empty schema of a real PostgreSQL."""
+    schema = f"s{uuid4().hex}"
+    url = URL.create(
+        "postgresql+psycopg",
+        query={"host": str(postgres["host"]), "port": str(postgres["port"])},
+        username=str(postgres["login"]),
+        password=str(postgres["password"]),
+        database=str(postgres["schema"]),
+    )
+    place = SqlPlace(url, options=f"-csearch_path={schema}")
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE SCHEMA {schema}")
+    yield place
+    place.close()
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"DROP SCHEMA {schema} CASCADE")
+    engine.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> SqlPlace:
+    """Give each database in turn."""
+    place: SqlPlace = request.getfixturevalue(request.param)
+    return place
+
+
+@pytest.fixture(params=["task_state", "sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest) -> Place:
+    """Give each durable store in turn."""
+    place: Place = request.getfixturevalue(request.param)
+    return place

@@ -1,0 +1,434 @@
+"""The operator in real Airflow, against the sandbox over real HTTP."""
+
+import itertools
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pendulum
+import pytest
+from airflow.sdk import DAG, task
+from airflow.sdk.exceptions import AirflowFailException
+from airflow.utils.session import create_session
+from pytest_mock import MockerFixture
+from sqlalchemy import text
+
+from airflow_provider_responsys.errors import NotAllSent, SourceFailed
+from airflow_provider_responsys.operators import TriggerPushOperator
+from airflow_provider_responsys.sandbox import Fault, Sandbox
+
+RunDag = Callable[[DAG], Any]
+
+START = pendulum.datetime(2026, 1, 1, tz="UTC")
+NUMBERS = itertools.count(1)
+BUCKETS = ("read", "accepted", "rejected", "in_doubt", "not_sent", "withheld", "duplicate", "invalid")
+
+
+@pytest.fixture
+def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+    """Give a sandbox that responsys_default leads to."""
+    with Sandbox(processing_time=0.0) as sandbox:
+        monkeypatch.setenv("AIRFLOW_CONN_RESPONSYS_DEFAULT", json.dumps(sandbox.connection()))
+        yield sandbox
+
+
+@pytest.fixture
+def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a SQLite database of five people that marketing_db leads to."""
+    path = tmp_path / "marketing.db"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE people (customer_id TEXT, name TEXT)")
+        connection.executemany("INSERT INTO people VALUES (?, 'Zoë')", [(f"C{number}",) for number in range(5)])
+    monkeypatch.setenv("AIRFLOW_CONN_MARKETING_DB", json.dumps({"conn_type": "sqlite", "host": str(path)}))
+    return path
+
+
+class Push:
+    """A push in a DAG of its own: what it returned, and what its tries failed with."""
+
+    def __init__(self, run_dag: RunDag, **arguments: Any) -> None:
+        self.failures: list[BaseException] = []
+        note = lambda context: self.failures.append(context["exception"])  # noqa: E731 -- a callback
+        defaults = {"campaign_name": "Summer_Push", "requests_per_minute": 60_000, "retry_delay": timedelta(0)}
+        with DAG(f"push_{next(NUMBERS)}", schedule=None, start_date=START, **arguments.pop("dag", {})) as self.dag:
+            self.operator = TriggerPushOperator(
+                task_id="push",
+                on_failure_callback=note,
+                on_retry_callback=note,
+                **{**defaults, **arguments},
+            )
+        self.run = run_dag(self.dag)
+        self.ti = self.run.get_task_instance("push")
+
+    @property
+    def result(self) -> Any:
+        """Return what the push reported, None if nothing."""
+        return self.ti.xcom_pull(task_ids="push")
+
+    @property
+    def recipients(self) -> dict[str, int]:
+        """Return the buckets that hold somebody."""
+        return {name: count for name, count in self.result["recipients"].items() if count}
+
+
+def people(count: int, prefix: str = "C") -> list[dict[str, str]]:
+    """Return rows for *count* recipients."""
+    return [{"customerId": f"{prefix}{number}", "NAME": "Zoë 由紀"} for number in range(count)]
+
+
+def test_every_row_is_pushed_once_and_reported(sandbox: Sandbox, run_dag: RunDag) -> None:
+    """The plain case: three batches, one summary, everybody in one bucket."""
+    push = Push(run_dag, recipients=people(450))
+
+    assert push.run.state == "success"
+    assert set(push.result) == {"campaign_name", "send_key", "dry_run", "request_ids", "recipients"}
+    assert set(push.result["recipients"]) == set(BUCKETS)
+    assert push.recipients == {"read": 450, "accepted": 450}
+    assert sorted(push.result["request_ids"]) == sorted(sandbox.request_ids)
+    assert len(sandbox.request_ids) == 3
+    assert len(sandbox.pushes) == 450
+    sandbox.assert_no_duplicates()
+
+
+def test_each_member_of_the_result_is_an_xcom_of_its_own(sandbox: Sandbox, run_dag: RunDag) -> None:
+    """So that push.output["request_ids"] works."""
+    push = Push(run_dag, recipients=people(1))
+
+    assert {key: push.ti.xcom_pull(task_ids="push", key=key) for key in push.result} == push.result
+
+
+def test_recipients_from_sql(sandbox: Sandbox, run_dag: RunDag, database: Path) -> None:
+    """A table is the usual source; parameters are bound, not pasted."""
+    push = Push(
+        run_dag,
+        sql="SELECT customer_id, name FROM people WHERE customer_id < :most",
+        parameters={"most": "C2"},
+        sql_conn_id="marketing_db",
+    )
+
+    assert push.recipients == {"read": 2, "accepted": 2}
+    assert set(sandbox.pushes) == {("PROFILE", "customerId", "C0"), ("PROFILE", "customerId", "C1")}
+
+
+def test_sql_from_a_file_is_a_template(sandbox: Sandbox, run_dag: RunDag, database: Path, tmp_path: Path) -> None:
+    """A .sql file is rendered like any template of Airflow's."""
+    (tmp_path / "whom.sql").write_text("SELECT customer_id FROM people WHERE customer_id = '{{ params.who }}'")
+    dag = {"params": {"who": "C4"}, "template_searchpath": str(tmp_path)}
+
+    push = Push(run_dag, sql="whom.sql", sql_conn_id="marketing_db", dag=dag)
+
+    assert list(sandbox.pushes) == [("PROFILE", "customerId", "C4")]
+    assert push.run.state == "success"
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ({"sql": "SELECT customer_id FROM missing_table", "sql_conn_id": "marketing_db"}, "missing_table"),
+        ({"sql": "SELECT 1", "sql_conn_id": "nowhere_db"}, "nowhere_db"),
+    ],
+)
+def test_a_source_that_fails_sends_nothing(
+    sandbox: Sandbox, run_dag: RunDag, database: Path, source: dict[str, str], says: str
+) -> None:
+    """One plain sentence names the table or the connection."""
+    push = Push(run_dag, **source)
+
+    assert says in str(push.failures[0])
+    assert not sandbox.counts["push"]
+
+
+def test_an_empty_source_is_a_success(sandbox: Sandbox, run_dag: RunDag) -> None:
+    """Nobody to push is not an error, and needs no login."""
+    push = Push(run_dag, recipients=[])
+
+    assert push.run.state == "success"
+    assert push.recipients == {}
+    assert not sandbox.requests_seen
+
+
+def test_the_output_of_a_task_is_pushed_unchanged(sandbox: Sandbox, run_dag: RunDag) -> None:
+    """What stands in the data is data: native rendering and Jinja leave it alone."""
+    rows = [{"customerId": "12345", "A": "None", "B": "{{ 7*7 }}", "C": "1e5"}]
+    sandbox.change(keep_bodies=True)
+    with DAG("from_task", schedule=None, start_date=START, render_template_as_native_obj=True) as dag:
+
+        @task(show_return_value_in_logs=False)
+        def whom() -> list[dict[str, str]]:
+            return rows
+
+        TriggerPushOperator(task_id="push", campaign_name="Summer_Push", recipients=whom(), requests_per_minute=60_000)
+
+    run = run_dag(dag)
+
+    assert run.state == "success"
+    sent = json.loads(next(seen.body for seen in sandbox.requests_seen if seen.endpoint == "push"))["recipientData"][0]
+    assert sent["customerId"] == "12345"
+    assert {each["name"]: each["value"] for each in sent["optionalData"]} == {"A": "None", "B": "{{ 7*7 }}", "C": "1e5"}
+
+
+def test_mapped_pushes_keep_their_recipients_out_of_rendered_fields(
+    sandbox: Sandbox, run_dag: RunDag, airflow_db: None
+) -> None:
+    """Mapped tasks too: what Airflow stores and shows is a count."""
+    with DAG("mapped", schedule=None, start_date=START) as dag:
+
+        @task(show_return_value_in_logs=False)
+        def shards() -> list[list[dict[str, str]]]:
+            return [people(3, "M"), people(2, "N")]
+
+        TriggerPushOperator.partial(task_id="push", campaign_name="Summer_Push", requests_per_minute=60_000).expand(
+            recipients=shards()
+        )
+
+    run = run_dag(dag)
+
+    assert run.state == "success"
+    assert len(sandbox.pushes) == 5
+    with create_session() as session:
+        stored = session.execute(text("SELECT rendered_fields FROM rendered_task_instance_fields")).scalars().all()
+    assert any("<3 recipients>" in str(fields) for fields in stored)
+    assert not any("M0" in str(fields) or "N0" in str(fields) for fields in stored)
+
+
+def test_duplicate_rows_are_pushed_once(sandbox: Sandbox, run_dag: RunDag) -> None:
+    """The first row of a person is sent, the others are counted."""
+    rows = [{"email_address": "Anna@Example.com "}, {"email_address": "anna@example.com"}]
+
+    push = Push(run_dag, recipients=rows)
+
+    assert push.recipients == {"read": 2, "accepted": 1, "duplicate": 1}
+    sandbox.assert_no_duplicates()
+
+
+def test_a_wrong_row_stops_everything_before_the_first_request(sandbox: Sandbox, run_dag: RunDag) -> None:
+    """The message names the position, never the data; another try would change nothing."""
+    push = Push(run_dag, recipients=[*people(2), {"customerId": "", "NAME": "secret name"}], retries=2)
+
+    assert isinstance(push.failures[0], AirflowFailException)
+    assert "row 3" in str(push.failures[0])
+    assert "secret name" not in str(push.failures[0])
+    assert push.ti.try_number == 1
+    assert not sandbox.requests_seen
+
+
+def test_wrong_rows_can_be_left_out(sandbox: Sandbox, run_dag: RunDag) -> None:
+    """They are counted as invalid, the others are pushed."""
+    push = Push(run_dag, recipients=[*people(2), {"customerId": ""}], on_invalid="skip")
+
+    assert push.recipients == {"read": 3, "accepted": 2, "invalid": 1}
+
+
+@pytest.mark.parametrize(("name", "limit"), [("min_recipients", 4), ("max_recipients", 2)])
+def test_guards_hold_before_the_first_request(sandbox: Sandbox, run_dag: RunDag, name: str, limit: int) -> None:
+    """Too few or too many: nothing is sent."""
+    push = Push(run_dag, recipients=people(3), **{name: limit})
+
+    assert f"{name} is {limit}" in str(push.failures[0])
+    assert not sandbox.requests_seen
+
+
+@pytest.mark.parametrize("where", ["operator", "connection"])
+def test_a_dry_run_reads_and_reports_and_sends_nothing(
+    sandbox: Sandbox, run_dag: RunDag, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everyone valid is not_sent, and that is a success."""
+    if where == "connection":
+        monkeypatch.setenv("AIRFLOW_CONN_RESPONSYS_DEFAULT", json.dumps(sandbox.connection(dry_run=True)))
+
+    push = Push(run_dag, recipients=people(3), dry_run=where == "operator")
+
+    assert push.run.state == "success"
+    assert push.result["dry_run"] is True
+    assert push.recipients == {"read": 3, "not_sent": 3}
+    assert not sandbox.requests_seen
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"recipients": [], "sql": "SELECT 1", "sql_conn_id": "x"}, "exactly one"),
+        ({}, "exactly one"),
+        ({"sql": "SELECT 1"}, "sql_conn_id"),
+        ({"recipients": [], "campaign_name": "no/slash"}, "no/slash"),
+        ({"recipients": [], "on_invalid": "ignore"}, "on_invalid"),
+        ({"recipients": [], "list_type": "people"}, "list_type"),
+        ({"recipients": [], "delivery": "exactly_once"}, "delivery"),
+        ({"recipients": [], "requests_per_minute": 0}, "requests_per_minute"),
+        ({"recipients": [], "max_in_flight": 0}, "max_in_flight"),
+        ({"recipients": "{{ 1 }}"}, "output"),
+    ],
+)
+def test_a_wrong_parameter_is_named(sandbox: Sandbox, run_dag: RunDag, arguments: dict[str, Any], says: str) -> None:
+    """And nothing is read, logged in to, or sent."""
+    push = Push(run_dag, **arguments)
+
+    assert isinstance(push.failures[0], AirflowFailException)
+    assert says in str(push.failures[0])
+    assert not sandbox.requests_seen
+
+
+def test_a_wrong_password_is_tried_once(sandbox: Sandbox, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accounts lock after five: no retry of ours or Airflow's helps."""
+    wrong = {**sandbox.connection(), "password": "wrong-password"}
+    monkeypatch.setenv("AIRFLOW_CONN_RESPONSYS_DEFAULT", json.dumps(wrong))
+
+    push = Push(run_dag, recipients=people(3), retries=3)
+
+    assert isinstance(push.failures[0], AirflowFailException)
+    assert sandbox.counts["login"] == 1
+    assert push.ti.try_number == 1
+
+
+def test_an_unknown_campaign_stops_the_send(sandbox: Sandbox, run_dag: RunDag) -> None:
+    """A refusal of the campaign stops everything: the rest is not sent, and no retry helps."""
+    push = Push(run_dag, recipients=people(2_000), campaign_name="No_Such_Campaign", max_in_flight=1, retries=2)
+
+    assert isinstance(push.failures[0], AirflowFailException)
+    assert "CAMPAIGN_NOT_FOUND" in str(push.failures[0])
+    assert sandbox.counts["push"] == 1
+    assert not sandbox.pushes
+
+
+def test_a_refused_batch_fails_at_the_end(sandbox: Sandbox, run_dag: RunDag) -> None:
+    """The other batches go out, and the summary is pushed although the task fails."""
+    sandbox.plan(Fault("push", "INVALID_PARAMETER", nth=1))
+
+    push = Push(run_dag, recipients=people(500), max_in_flight=1, retries=2)
+
+    assert isinstance(push.failures[0], AirflowFailException)
+    assert "INVALID_PARAMETER: 200" in str(push.failures[0])
+    assert push.recipients == {"read": 500, "accepted": 300, "rejected": 200}
+    assert len(push.result["request_ids"]) == 2
+
+
+@pytest.mark.parametrize("kind", ["lost", "reset", "unlisted", "html_503", "bad_gateway", "truncated"])
+def test_a_lost_answer_is_in_doubt_and_never_sent_again(sandbox: Sandbox, run_dag: RunDag, kind: str) -> None:
+    """The push may have gone out: it is named, counted, and left alone."""
+    sandbox.plan(Fault("push", kind, when="after", nth=2))
+
+    push = Push(run_dag, recipients=people(600), max_in_flight=1, retries=2)
+
+    assert isinstance(push.failures[0], AirflowFailException)
+    assert push.recipients == {"read": 600, "accepted": 400, "in_doubt": 200}
+    assert len(push.result["request_ids"]) == 2
+    assert len(sandbox.pushes) == 600
+    sandbox.assert_no_duplicates()
+
+
+def test_doubt_may_be_tolerated(sandbox: Sandbox, run_dag: RunDag) -> None:
+    """on_in_doubt="continue" goes on to the next task, with the count in the summary."""
+    sandbox.plan(Fault("push", "lost", when="after", nth=1))
+
+    push = Push(run_dag, recipients=people(300), on_in_doubt="continue", max_in_flight=1)
+
+    assert push.run.state == "success"
+    assert push.recipients == {"read": 300, "accepted": 100, "in_doubt": 200}
+
+
+def test_a_retry_goes_on_where_the_first_try_stopped(sandbox: Sandbox, run_dag: RunDag) -> None:
+    """What was accepted is reported as accepted, with its request ids, and nobody is pushed twice."""
+    sandbox.plan(Fault("push", "SERVICE_UNAVAILABLE", nth=3))
+
+    push = Push(run_dag, recipients=people(1_000), max_in_flight=1, retry_for=1.0, retries=3)
+
+    assert push.run.state == "success"
+    assert isinstance(push.failures[0], NotAllSent)
+    assert push.ti.try_number == 2
+    assert push.recipients == {"read": 1_000, "accepted": 1_000}
+    assert sorted(push.result["request_ids"]) == sorted(sandbox.request_ids)
+    sandbox.assert_no_duplicates()
+
+
+def test_a_retry_leaves_what_is_in_doubt_alone(sandbox: Sandbox, run_dag: RunDag) -> None:
+    """In doubt in the first try is in doubt in the second, and fails at the very end."""
+    sandbox.plan(Fault("push", "lost", when="after", nth=2), Fault("push", "SERVICE_UNAVAILABLE", nth=3))
+
+    push = Push(run_dag, recipients=people(1_000), max_in_flight=1, retry_for=1.5, retries=3)
+
+    assert [type(failure) for failure in push.failures] == [NotAllSent, AirflowFailException]
+    assert push.recipients == {"read": 1_000, "accepted": 800, "in_doubt": 200}
+    assert len(sandbox.pushes) == 1_000
+    sandbox.assert_no_duplicates()
+
+
+def test_what_an_earlier_try_sent_is_reported_when_the_source_fails(
+    sandbox: Sandbox, run_dag: RunDag, database: Path
+) -> None:
+    """Its request ids must not be lost with the try that can't read the table any more."""
+    sandbox.plan(Fault("push", "SERVICE_UNAVAILABLE", nth=2))
+
+    push = Push(
+        run_dag,
+        sql="SELECT 'C' || a.rowid || '-' || b.rowid || '-' || c.rowid || '-' || d.rowid AS customer_id "
+        "FROM people{{ '' if ti.try_number == 1 else '_gone' }} a, people b, people c, people d",
+        sql_conn_id="marketing_db",
+        max_in_flight=1,
+        retry_for=1.0,
+        retries=1,
+    )
+
+    assert [type(failure) for failure in push.failures] == [NotAllSent, SourceFailed]
+    assert push.recipients == {"read": 200, "accepted": 200}
+    assert push.result["request_ids"] == list(sandbox.request_ids)
+
+
+def test_a_failed_xcom_push_is_made_good_by_a_retry(sandbox: Sandbox, run_dag: RunDag, mocker: MockerFixture) -> None:
+    """XCom comes last: when it fails, the ledger knows everything already."""
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance  # noqa: PLC0415 -- imported by running
+
+    real, calls = RuntimeTaskInstance.xcom_push, iter([RuntimeError("xcom backend down")])
+
+    def failing(self: Any, key: str, value: Any) -> None:
+        if key == "recipients" and (error := next(calls, None)):
+            raise error
+        real(self, key, value)
+
+    mocker.patch.object(RuntimeTaskInstance, "xcom_push", failing)
+
+    push = Push(run_dag, recipients=people(300), retries=1)
+
+    assert push.run.state == "success"
+    assert push.ti.try_number == 2
+    assert push.recipients == {"read": 300, "accepted": 300}
+    sandbox.assert_no_duplicates()
+
+
+def test_a_changed_campaign_fails_closed_on_a_retry(sandbox: Sandbox, run_dag: RunDag) -> None:
+    """Another campaign is another send: the record of the first can't speak for it."""
+    sandbox.change(campaigns=("*",))
+    sandbox.plan(Fault("push", "SERVICE_UNAVAILABLE", nth=(2, 3)))
+
+    push = Push(
+        run_dag,
+        recipients=people(400),
+        campaign_name="Push_{{ ti.try_number }}",
+        max_in_flight=1,
+        retry_for=1.0,
+        retries=3,
+    )
+
+    assert isinstance(push.failures[-1], AirflowFailException)
+    assert "Push_1" in str(push.failures[-1])
+    assert len(sandbox.pushes) == 200
+
+
+def test_no_log_names_a_recipient_or_a_secret(
+    sandbox: Sandbox, run_dag: RunDag, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """At DEBUG, with a lost answer and a wrong row on the way."""
+    caplog.set_level("DEBUG")
+    sandbox.plan(Fault("push", "lost", when="after", nth=1))
+    rows = [{"customerId": f"Person-{number}", "NAME": "Geheim"} for number in range(300)]
+
+    Push(run_dag, recipients=[*rows, {"customerId": "", "NAME": "Geheim"}], on_invalid="skip", max_in_flight=1)
+
+    logged = capfd.readouterr()
+    text = logged.out + logged.err + caplog.text
+    assert "in doubt" in text
+    for secret in ("Person-", "Geheim", str(sandbox.connection()["password"]), *sandbox._account.access._issued):
+        assert secret not in text
