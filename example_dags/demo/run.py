@@ -1,0 +1,130 @@
+"""The main job, once, without an account: sandbox, a table of recipients, Airflow, and the report.
+
+Everything it makes is in a temporary folder, and everything it starts is stopped again.
+"""
+
+import json
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import requests
+from standalone import Standalone
+
+DAGS = Path(__file__).resolve().parent.parent
+CAMPAIGN = "Summer_Push"
+USER, PASSWORD = "demo", "only-for-the-sandbox"
+NAMES = ("Anna", "Jiří", "Zoë", "由紀", "Олена", "José", "ليلى", "Mette", "Σοφία", "Łukasz")
+PROCESSING = 8
+"""Seconds until an answer is there: the first look finds none, so the wait is handed to the triggerer."""
+OTHERS = ("rejected", "in_doubt", "not_sent", "duplicate", "invalid")
+RECIPIENTS = 1_200
+NO_DEVICE_EVERY = 97
+"""Every so manieth recipient has no device: Responsys answers NO_RECIPIENT_FOUND for those."""
+
+
+def main() -> int:
+    """Run the demo; return 0 if the campaign went out as the report says."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    began = time.monotonic()
+    folder = Path(tempfile.mkdtemp(prefix="responsys-demo-"))
+    try:
+        database = folder / "marketing.db"
+        fill(database)
+        with sandbox(folder) as url:
+            say(f"Sandbox at {url}, {RECIPIENTS} recipients in a SQLite table. Starting Airflow …")
+            environment = {
+                "AIRFLOW_CONN_RESPONSYS_DEFAULT": json.dumps(
+                    {"conn_type": "responsys", "host": url, "login": USER, "password": PASSWORD}
+                ),
+                "AIRFLOW_CONN_MARKETING_DB": json.dumps({"conn_type": "sqlite", "host": str(database)}),
+            }
+            with Standalone(DAGS, environment) as airflow:
+                say(f"Airflow is up after {time.monotonic() - began:.0f} s. Running the DAG push_campaign …")
+                started = time.monotonic()
+                run_id = airflow.run("push_campaign")
+                state = airflow.state("push_campaign", run_id)
+                pushed = airflow.xcom("push_campaign", run_id, "push")
+                waited = airflow.xcom("push_campaign", run_id, "wait")
+                took = time.monotonic() - started
+            seen = requests.get(f"{url}/sandbox/report", timeout=30).json()
+    except KeyboardInterrupt:
+        say("Interrupted: everything is stopped.")
+        return 130
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return report(state, pushed, waited, seen, took)
+
+
+def fill(database: Path) -> None:
+    """Make the table of recipients."""
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("CREATE TABLE recipients (customer_id TEXT PRIMARY KEY, first_name TEXT, coupon TEXT)")
+        connection.executemany("INSERT INTO recipients VALUES (?, ?, ?)", rows())
+
+
+def rows() -> Iterator[tuple[str, str, str]]:
+    """Yield the recipients: some without a device, all with a name to personalise the message with."""
+    for number in range(RECIPIENTS):
+        kind = "NODEVICE" if number % NO_DEVICE_EVERY == 0 else "C"
+        yield f"{kind}{number:06d}", NAMES[number % len(NAMES)], f"SUMMER-{number % 50:02d}"
+
+
+@contextmanager
+def sandbox(folder: Path) -> Iterator[str]:
+    """Run a sandbox; give its address."""
+    command = [sys.executable, "-m", "airflow_provider_responsys.sandbox", "--port", "0", "--campaign", CAMPAIGN]
+    command += ["--api-user", USER, "--password", PASSWORD, "--processing-time", str(PROCESSING)]
+    with (folder / "sandbox.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, start_new_session=True)  # noqa: S603 -- our own
+    try:
+        assert process.stdout  # noqa: S101 -- a pipe was asked for
+        line = process.stdout.readline().decode()
+        found = re.search(r"http://\S+", line)
+        if not found:
+            raise RuntimeError(f"The sandbox did not start: {(folder / 'sandbox.log').read_text()}")
+        yield found[0]
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def report(state: str, pushed: Any, waited: Any, seen: dict[str, Any], took: float) -> int:
+    """Print what became of everybody; return 0 if the run succeeded and nobody was pushed twice."""
+    if state != "success" or not pushed or not waited:
+        say(f"The run ended as {state}: push {pushed}, wait {waited}")
+        return 1
+    people, outcomes = pushed["recipients"], waited["recipients"]
+    reasons = ", ".join(f"{count} {code}" for code, count in sorted(waited["errors"].items()))
+    say(
+        f"""
+Campaign     {pushed["campaign_name"]}
+Read         {people["read"]} recipients
+Accepted     {people["accepted"]} in {len(pushed["request_ids"])} requests
+Succeeded    {outcomes["succeeded"]}   handed over to be personalised and sent, which is not yet delivered
+Failed       {outcomes["failed"]}{f"   {reasons}" if reasons else ""}
+Others       {", ".join(f"{people[name]} {name.replace('_', ' ')}" for name in OTHERS)}
+Time         {took:.0f} s, most of it waiting for the answers in the triggerer
+Sandbox      counted {seen["recipients"]["once"]} recipients pushed once, {seen["recipients"]["more_than_once"]} more than once
+"""
+    )
+    return 0 if not seen["recipients"]["more_than_once"] and seen["recipients"]["once"] == people["accepted"] else 1
+
+
+def say(text: str) -> None:
+    """Print at once."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""The examples, as a user would run them."""
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+
+from airflow_provider_responsys.sandbox import Fault, Sandbox
+
+FOLDER = Path(__file__).resolve().parent.parent / "example_dags"
+EXAMPLES = {"push_campaign", "push_from_task"}
+
+
+@pytest.fixture
+def sandbox(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Sandbox]:
+    """Give a sandbox, and a table of recipients, that the examples' connections lead to."""
+    database = tmp_path / "marketing.db"
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("CREATE TABLE recipients (customer_id TEXT, first_name TEXT, coupon TEXT)")
+        rows = [(f"{'NODEVICE' if number % 50 == 0 else 'C'}{number}", "Jiří", "SUN") for number in range(450)]
+        connection.executemany("INSERT INTO recipients VALUES (?, ?, ?)", rows)
+    monkeypatch.setenv("AIRFLOW_CONN_MARKETING_DB", json.dumps({"conn_type": "sqlite", "host": str(database)}))
+    with Sandbox(processing_time=0.0, campaigns=("Summer_Push", "Winners_Push")) as sandbox:
+        monkeypatch.setenv("AIRFLOW_CONN_RESPONSYS_DEFAULT", json.dumps(sandbox.connection()))
+        yield sandbox
+
+
+@pytest.fixture
+def examples(airflow_db: None) -> DagBag:
+    """Give the examples, parsed as Airflow parses them."""
+    return DagBag(dag_folder=str(FOLDER))
+
+
+def test_every_example_is_parsed_and_nothing_else(examples: DagBag) -> None:
+    """The demo's programs are no DAGs."""
+    assert examples.import_errors == {}
+    assert set(examples.dags) == EXAMPLES
+
+
+def test_the_table_is_pushed_and_waited_for(examples: DagBag, sandbox: Sandbox, run_dag: Callable[[Any], Any]) -> None:
+    """The first example: 450 people in three requests, of whom nine have no device."""
+    run = run_dag(examples.dags["push_campaign"])
+
+    assert run.state == "success"
+    assert run.get_task_instance("report").xcom_pull(task_ids="report") == (
+        "Summer_Push: 450 read, 450 accepted, 441 handed over (not yet delivered), 9 failed"
+    )
+    sandbox.assert_no_duplicates()
+
+
+def test_the_output_of_a_task_is_pushed_and_waited_for(
+    examples: DagBag, sandbox: Sandbox, run_dag: Callable[[Any], Any]
+) -> None:
+    """The second example."""
+    run = run_dag(examples.dags["push_from_task"])
+
+    assert run.state == "success"
+    assert run.get_task_instance("report").xcom_pull(task_ids="report") == "3 accepted, 3 handed over"
+
+
+def test_the_wait_reads_the_answers_of_a_push_that_failed_after_sending(
+    examples: DagBag, sandbox: Sandbox, run_dag: Callable[[Any], Any]
+) -> None:
+    """The trigger rule lets the wait run, and the report's keeps the run from looking like a success."""
+    sandbox.plan(Fault("push", "lost", when="after", nth=2))
+
+    run = run_dag(examples.dags["push_campaign"])
+
+    states = {ti.task_id: str(ti.state) for ti in run.get_task_instances()}
+    waited = run.get_task_instance("wait").xcom_pull(task_ids="wait")
+    assert states == {"push": "failed", "wait": "success", "report": "upstream_failed"}
+    assert run.state == "failed"
+    assert waited["requests"]["finished"] == 2
+    sandbox.assert_no_duplicates()
+
+
+def test_the_wait_fails_after_a_push_that_sent_nothing(
+    examples: DagBag, sandbox: Sandbox, run_dag: Callable[[Any], Any]
+) -> None:
+    """There is nothing to wait for, and no success to claim."""
+    sandbox.change(campaigns=("Other",))
+
+    run = run_dag(examples.dags["push_campaign"])
+
+    states = {ti.task_id: str(ti.state) for ti in run.get_task_instances()}
+    assert states == {"push": "failed", "wait": "failed", "report": "upstream_failed"}
