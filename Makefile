@@ -13,7 +13,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP)
-	@exec $(BIN)/python example_dags/demo/run.py
+	@exec $(BIN)/python -m example_dags.demo.run
 
 test: $(STAMP)
 	$(BIN)/python -m pytest --cov --cov-report=term

@@ -1,7 +1,5 @@
 import json
 import logging
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -506,19 +504,3 @@ def test_nothing_secret_is_logged(sandbox: Sandbox, caplog: pytest.LogCaptureFix
 
     assert "secret-person" not in caplog.text
     assert "sandbox-password" not in caplog.text
-
-
-def test_importing_the_sensor_adds_nothing_heavy() -> None:
-    """Airflow parses DAGs every few seconds: the HTTP clients and the database come when they are used."""
-    script = (
-        "import sys, json, airflow.sdk\n"
-        "from airflow.providers.common.compat.sdk import BaseHook, BaseSensorOperator\n"
-        "before = {m.split('.')[0] for m in sys.modules}\n"
-        "import airflow_provider_responsys.sensors\n"
-        "new = {m.split('.')[0] for m in sys.modules} - before - {'airflow_provider_responsys'}\n"
-        "print(json.dumps(sorted(new - sys.stdlib_module_names)))"
-    )
-
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-
-    assert json.loads(done.stdout) == []

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from standalone import Standalone
+
+from example_dags.demo.standalone import Standalone
 
 DAGS = Path(__file__).resolve().parent.parent
 CAMPAIGN = "Summer_Push"
@@ -105,6 +106,7 @@ def report(state: str, pushed: Any, waited: Any, seen: dict[str, Any], took: flo
         return 1
     people, outcomes = pushed["recipients"], waited["recipients"]
     reasons = ", ".join(f"{count} {code}" for code, count in sorted(waited["errors"].items()))
+    once, more = seen["recipients"]["once"], seen["recipients"]["more_than_once"]
     say(
         f"""
 Campaign     {pushed["campaign_name"]}
@@ -114,10 +116,10 @@ Succeeded    {outcomes["succeeded"]}   handed over to be personalised and sent, 
 Failed       {outcomes["failed"]}{f"   {reasons}" if reasons else ""}
 Others       {", ".join(f"{people[name]} {name.replace('_', ' ')}" for name in OTHERS)}
 Time         {took:.0f} s, most of it waiting for the answers in the triggerer
-Sandbox      counted {seen["recipients"]["once"]} recipients pushed once, {seen["recipients"]["more_than_once"]} more than once
+Sandbox      counted {once} recipients pushed once, {more} more than once
 """
     )
-    return 0 if not seen["recipients"]["more_than_once"] and seen["recipients"]["once"] == people["accepted"] else 1
+    return 0 if not more and once == people["accepted"] else 1
 
 
 def say(text: str) -> None:
