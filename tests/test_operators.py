@@ -11,8 +11,8 @@ from typing import Any
 
 import pendulum
 import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import DAG, task
-from airflow.sdk.exceptions import AirflowFailException
 from airflow.utils.session import create_session
 from pytest_mock import MockerFixture
 from sqlalchemy import text
