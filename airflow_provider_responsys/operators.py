@@ -8,7 +8,7 @@ from datetime import timedelta
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from airflow.providers.common.compat.sdk import AirflowFailException, BaseHook, BaseOperator
+from airflow.providers.common.compat.sdk import AirflowFailException, BaseHook, BaseOperator, ObjectStoragePath
 
 from airflow_provider_responsys.errors import (
     Fenced,
@@ -21,7 +21,7 @@ from airflow_provider_responsys.errors import (
     SettingsChanged,
     StateLost,
 )
-from airflow_provider_responsys.hooks import ResponsysHook
+from airflow_provider_responsys.hooks import ResponsysHook, ledger_conn_id_of, ledger_engine
 from airflow_provider_responsys.ledger import tries
 from airflow_provider_responsys.ledger.fingerprint import fingerprinter
 from airflow_provider_responsys.ledger.memory import MemoryLedger
@@ -34,7 +34,7 @@ from airflow_provider_responsys.recipients.fields import FieldSettings
 from airflow_provider_responsys.recipients.rows import Chunk, from_sequence
 from airflow_provider_responsys.recipients.spool import Spool
 from airflow_provider_responsys.sending.engine import Delivery, Engine, Limits
-from airflow_provider_responsys.sending.outcome import Resumed, Sent
+from airflow_provider_responsys.sending.outcome import Resumed, Sent, doubt_lines
 from airflow_provider_responsys.sending.pace import Pace
 from airflow_provider_responsys.sending.run import Doubt, Halt, Inbox, Report, Run
 
@@ -86,6 +86,14 @@ class TriggerPushOperator(BaseOperator):
     :param on_clear: after a person cleared the task, ``resume`` sends to everyone
         who is neither accepted nor in doubt; ``restart`` forgets what this task
         sent before
+    :param send_key: name of the send in the SQL ledger (templated): two tasks with one
+        key never push one recipient twice, and one key serves one campaign; otherwise
+        DAG, task and run
+    :param ledger_conn_id: connection to the database that remembers who has been
+        pushed, across tasks and runs; otherwise config ``[responsys] ledger_conn_id``,
+        and without either Airflow's task state store
+    :param in_doubt_path: object storage path to write whoever is in doubt to, as JSON
+        lines (templated)
     :param requests_per_minute: pace; otherwise the connection's, the account's own
         limit, or 200
     :param max_in_flight: most requests that wait for an answer at a time
@@ -112,6 +120,8 @@ class TriggerPushOperator(BaseOperator):
         "sql",
         "parameters",
         "reference_data",
+        "send_key",
+        "in_doubt_path",
         "responsys_conn_id",
     )
     template_ext: Sequence[str] = (".sql",)
@@ -136,6 +146,9 @@ class TriggerPushOperator(BaseOperator):
         delivery: Literal["at_most_once", "at_least_once"] = "at_most_once",
         on_in_doubt: Literal["fail", "continue"] = "fail",
         on_clear: tries.OnClear = "resume",
+        send_key: str | None = None,
+        ledger_conn_id: str | None = None,
+        in_doubt_path: str | None = None,
         requests_per_minute: int | None = None,
         max_in_flight: int = 64,
         retry_for: float | timedelta = 3600.0,
@@ -160,6 +173,9 @@ class TriggerPushOperator(BaseOperator):
         self.delivery = delivery
         self.on_in_doubt = on_in_doubt
         self.on_clear = on_clear
+        self.send_key = send_key
+        self.ledger_conn_id = ledger_conn_id
+        self.in_doubt_path = in_doubt_path
         self.requests_per_minute = requests_per_minute
         self.max_in_flight = max_in_flight
         self.retry_for = retry_for.total_seconds() if isinstance(retry_for, timedelta) else retry_for
@@ -200,7 +216,7 @@ class TriggerPushOperator(BaseOperator):
         with ResponsysHook(self.responsys_conn_id) as hook:
             if self.plan_only or hook.account().dry_run:
                 return self._plan(context, settings)
-            with closing(self._ledger(context)) as ledger:
+            with closing(self._ledger(context, hook.account().timeout + ANSWER_MARGIN)) as ledger:
                 key = self._begin(context, ledger, settings)
                 try:
                     sent = self._send(context, hook, ledger, key, settings, began=began)
@@ -248,7 +264,20 @@ class TriggerPushOperator(BaseOperator):
                     probe=lambda: hook.run(probe(hook.account())),
                     inbox=self._inbox,
                 ).to_end()
-            return Sent.of(spool, resumed, report)
+            sent = Sent.of(spool, resumed, report)
+            if sent.doubts and self.in_doubt_path:
+                self._write_doubts(self.in_doubt_path, doubt_lines(sent.doubts, spool))
+            return sent
+
+    def _write_doubts(self, path: str, lines: Iterable[str]) -> None:
+        """Write who is in doubt where the user asked for it. That it fails changes nothing about what was sent."""
+        try:
+            with ObjectStoragePath(path).open("w", encoding="utf-8") as file:  # type: ignore[no-untyped-call]  # Airflow's own
+                file.writelines(f"{line}\n" for line in lines)
+        except Exception:  # whatever storage it is, and however it fails
+            self.log.exception("Who is in doubt could not be written to %s", path)
+        else:
+            self.log.info("Who is in doubt is written to %s", path)
 
     def _push_settings(self) -> Push:
         return Push(self.campaign_name, self.reference_data)
@@ -300,29 +329,42 @@ class TriggerPushOperator(BaseOperator):
             raise InvalidSettings(f"max_in_flight is {self.max_in_flight}; it takes a number above 0")
         return FieldSettings(list_type=self.list_type, match_on=self.match_on, api_key=self.api_key)
 
-    def _ledger(self, context: "Context") -> "Ledger":
+    def _ledger(self, context: "Context", answer_within: float) -> "Ledger":
         """Return the store that remembers this task's send across tries."""
         ti = context["ti"]
         retries = self.retries or 0
         store = context.get("task_state_store")
-        may_have_begun = tries.may_have_begun(
-            try_number=ti.try_number,
-            left=_left_by_earlier_tries(ti),
-            remembers=store is not None and ti.max_tries == retries,
-        )
+        ledger_conn_id = ledger_conn_id_of(self.ledger_conn_id)
+        history: dict[str, Any] = {
+            "try_number": ti.try_number,
+            "max_tries": ti.max_tries,
+            "retries": retries,
+            "on_clear": self.on_clear,
+            "may_have_begun": tries.may_have_begun(
+                try_number=ti.try_number,
+                left=_left_by_earlier_tries(ti),
+                remembers=bool(ledger_conn_id) or (store is not None and ti.max_tries == retries),
+            ),
+        }
+        if ledger_conn_id:
+            from airflow_provider_responsys.ledger.sql import SqlLedger  # noqa: PLC0415 -- brings SQLAlchemy
+
+            return SqlLedger(
+                ledger_engine(ledger_conn_id),
+                send_key=self._send_key(context),
+                owner=f"{ti.dag_id}/{ti.task_id}/{ti.run_id}/{ti.map_index}",
+                answer_within=answer_within,
+                **history,
+            )
+        if self.send_key:
+            raise InvalidSettings(
+                "send_key needs a SQL ledger: set ledger_conn_id, or [responsys] ledger_conn_id in Airflow's config"
+            )
         if store is None:
-            return MemoryLedger(try_number=ti.try_number, may_have_begun=may_have_begun)
+            return MemoryLedger(try_number=ti.try_number, may_have_begun=history["may_have_begun"])
         from airflow.sdk import NEVER_EXPIRE  # type: ignore[attr-defined]  # noqa: PLC0415 -- 3.3+, not in its stub
 
-        return TaskStateLedger(
-            store,
-            try_number=ti.try_number,
-            max_tries=ti.max_tries,
-            retries=retries,
-            on_clear=self.on_clear,
-            may_have_begun=may_have_begun,
-            retention=NEVER_EXPIRE,
-        )
+        return TaskStateLedger(store, retention=NEVER_EXPIRE, **history)
 
     def _begin(self, context: "Context", ledger: "Ledger", settings: FieldSettings) -> bytes:
         """Record that this try began, in the ledger and beside it; return the key to fingerprint with."""
@@ -411,9 +453,9 @@ class TriggerPushOperator(BaseOperator):
         return found or DEFAULT_REQUESTS_PER_MINUTE
 
     def _send_key(self, context: "Context") -> str:
-        """Return the name of the send: dag, task and run."""
+        """Return the name of the send: the given one, otherwise dag, task and run."""
         ti = context["ti"]
-        return f"{ti.dag_id}/{ti.task_id}/{ti.run_id}"
+        return self.send_key or f"{ti.dag_id}/{ti.task_id}/{ti.run_id}"
 
     def _failure(self, sent: Sent) -> Exception | None:
         """Return what the task must fail with, if anything: passing reasons first, so that all else is sent."""

@@ -432,3 +432,117 @@ def test_no_log_names_a_recipient_or_a_secret(
     assert "in doubt" in text
     for secret in ("Person-", "Geheim", str(sandbox.connection()["password"]), *sandbox._account.access._issued):
         assert secret not in text
+
+
+def test_who_is_in_doubt_is_written_where_the_user_asks(sandbox: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
+    """Identifiers and reason, one JSON text a line; the log has only counts."""
+    sandbox.plan(Fault("push", "lost", when="after", nth=2))
+    path = tmp_path / "in_doubt.jsonl"
+
+    Push(run_dag, recipients=people(450), max_in_flight=1, in_doubt_path=path.as_uri())
+
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(lines) == 200
+    assert lines[0]["batch"] == "batch 2"
+    assert lines[0]["recipient"] == {"customerId": "C200", "listType": "PROFILE"}
+    assert "no whole answer" in lines[0]["reason"]
+
+
+def test_a_path_that_can_not_be_written_changes_nothing(sandbox: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
+    """What was sent was sent."""
+    sandbox.plan(Fault("push", "lost", when="after", nth=1))
+
+    push = Push(run_dag, recipients=people(200), in_doubt_path=(tmp_path / "no" / "such").as_uri())
+
+    assert push.recipients == {"read": 200, "in_doubt": 200}
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def ledger(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Give the id of a connection to a SQL ledger."""
+    if request.param == "sqlite":
+        connection: dict[str, Any] = {"conn_type": "sqlite", "host": str(tmp_path / "ledger.db")}
+    else:
+        connection = {"conn_type": "postgres", **request.getfixturevalue("fresh_postgres")}
+    monkeypatch.setenv("AIRFLOW_CONN_LEDGER", json.dumps(connection))
+    return "ledger"
+
+
+@pytest.fixture
+def fresh_postgres(postgres: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Give a database of its own on the real PostgreSQL."""
+    import psycopg  # noqa: PLC0415 -- only these tests need it
+
+    name = f"ledger_{next(NUMBERS)}"
+    server = {"host": postgres["host"], "port": postgres["port"], "user": postgres["login"], "dbname": "postgres"}
+    with psycopg.connect(**server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        yield {**postgres, "schema": name}
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def test_a_retry_on_a_sql_ledger_goes_on_where_the_first_try_stopped(
+    sandbox: Sandbox, run_dag: RunDag, ledger: str
+) -> None:
+    """The same as on the task state store."""
+    sandbox.plan(Fault("push", "lost", when="after", nth=2), Fault("push", "SERVICE_UNAVAILABLE", nth=3))
+
+    push = Push(
+        run_dag,
+        recipients=people(1_000),
+        ledger_conn_id=ledger,
+        max_in_flight=1,
+        retry_for=1.5,
+        retries=3,
+        on_in_doubt="continue",
+    )
+
+    assert push.run.state == "success"
+    assert push.recipients == {"read": 1_000, "accepted": 800, "in_doubt": 200}
+    assert sorted(push.result["request_ids"]) == sorted(set(sandbox.request_ids) - {sandbox.request_ids[1]})
+    assert len(sandbox.pushes) == 1_000
+    sandbox.assert_no_duplicates()
+
+
+def test_two_tasks_with_one_send_key_push_nobody_twice(sandbox: Sandbox, run_dag: RunDag, ledger: str) -> None:
+    """Whom another task has claimed is a duplicate here."""
+    first = Push(run_dag, recipients=people(300), ledger_conn_id=ledger, send_key="autumn")
+    second = Push(run_dag, recipients=people(500), ledger_conn_id=ledger, send_key="autumn")
+
+    assert first.recipients == {"read": 300, "accepted": 300}
+    assert second.recipients == {"read": 500, "accepted": 200, "duplicate": 300}
+    assert second.result["send_key"] == "autumn"
+    sandbox.assert_no_duplicates()
+
+
+def test_one_send_key_serves_one_campaign(sandbox: Sandbox, run_dag: RunDag, ledger: str) -> None:
+    """Another campaign under it fails closed, and says so."""
+    sandbox.change(campaigns=("*",))
+    Push(run_dag, recipients=people(3), ledger_conn_id=ledger, send_key="autumn")
+
+    other = Push(run_dag, recipients=people(3), ledger_conn_id=ledger, send_key="autumn", campaign_name="Other")
+
+    assert isinstance(other.failures[0], AirflowFailException)
+    assert "One send key serves one campaign" in str(other.failures[0])
+    assert len(sandbox.pushes) == 3
+
+
+def test_a_send_key_needs_a_sql_ledger(sandbox: Sandbox, run_dag: RunDag) -> None:
+    """Without one it could not keep its word."""
+    push = Push(run_dag, recipients=people(3), send_key="autumn")
+
+    assert "ledger_conn_id" in str(push.failures[0])
+    assert not sandbox.requests_seen
+
+
+def test_the_ledger_may_be_configured_for_all(
+    sandbox: Sandbox, run_dag: RunDag, ledger: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[responsys] ledger_conn_id serves every task that names none."""
+    monkeypatch.setenv("AIRFLOW__RESPONSYS__LEDGER_CONN_ID", ledger)
+
+    first = Push(run_dag, recipients=people(3), send_key="winter")
+    second = Push(run_dag, recipients=people(3), send_key="winter")
+
+    assert first.recipients["accepted"] == 3
+    assert second.recipients["duplicate"] == 3

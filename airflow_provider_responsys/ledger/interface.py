@@ -62,7 +62,10 @@ Settlement = Accepted | Released
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """A batch of an earlier try. Without a *request_id* it is in doubt, *since* its claim."""
+    """A batch of an earlier try. Without a *request_id* (None) it is in doubt, *since* its claim.
+
+    An empty one says that a person found out that it was sent: there is nothing to poll.
+    """
 
     fingerprints: Sequence[bytes] = field(repr=False)
     request_id: str | None

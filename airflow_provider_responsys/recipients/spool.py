@@ -45,6 +45,7 @@ REPEATED: Final = """
 """
 # Repetitions are left out already, so what this adds are people, not rows.
 EXCLUDE: Final = "INSERT OR IGNORE INTO left_out SELECT position FROM recipient WHERE fingerprint = ?"
+BODY: Final = "SELECT body FROM recipient WHERE fingerprint = ? ORDER BY position LIMIT 1"
 REMAINING: Final = """
     SELECT position, fingerprint, body FROM recipient
     WHERE NOT EXISTS (SELECT 1 FROM left_out WHERE left_out.position = recipient.position)
@@ -136,6 +137,14 @@ class Spool:
         """Leave out whom *fingerprints* name; return how many were here and not left out before."""
         with _on_disk(self._directory):
             return self._database.executemany(EXCLUDE, ((one,) for one in fingerprints)).rowcount
+
+    def bodies_of(self, fingerprints: Iterable[bytes]) -> Iterator[str]:
+        """Yield the body of each recipient whom *fingerprints* name, left out or not."""
+        for fingerprint in fingerprints:
+            with _on_disk(self._directory):
+                found = self._database.execute(BODY, (fingerprint,)).fetchone()
+            if found:
+                yield found[0]
 
     def batches(self, *, max_recipients: int, max_bytes: int) -> Generator[Batch]:
         """Yield who is not left out, in source order, each batch as full as it may be.

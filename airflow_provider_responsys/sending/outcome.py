@@ -1,6 +1,7 @@
 """What became of everybody: every recipient read ends in exactly one bucket."""
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Self
 
@@ -32,9 +33,11 @@ class Resumed:
             resumed.vanished += size - here
             if batch.request_id is None:
                 resumed.in_doubt += size
-                resumed.doubts.append(Doubt(batch.label, size, f"no answer was recorded since {batch.since:%F %T%z}"))
-            else:
-                resumed.accepted += size
+                reason = f"no answer was recorded since {batch.since:%F %T%z}"
+                resumed.doubts.append(Doubt(batch.label, size, reason, batch.fingerprints))
+                continue
+            resumed.accepted += size
+            if batch.request_id:  # none where a person settled the batch by hand
                 resumed.request_ids.append(batch.request_id)
         return resumed
 
@@ -99,3 +102,18 @@ class Sent:
             resumed.request_ids + report.request_ids,
             [*resumed.doubts, *report.doubts],
         )
+
+
+def doubt_lines(doubts: Iterable[Doubt], spool: Spool) -> Iterator[str]:
+    """Yield one JSON text for everybody in doubt: the batch, the reason, and who it is, without optional data.
+
+    Whoever is no longer in the source is known to the ledger by a hash only: those are counted.
+    """
+    for doubt in doubts:
+        known = 0
+        for body in spool.bodies_of(doubt.fingerprints):
+            known += 1
+            who = {name: value for name, value in json.loads(body).items() if value and name != "optionalData"}
+            yield json.dumps({"batch": doubt.label, "reason": doubt.reason, "recipient": who})
+        if known < doubt.size:
+            yield json.dumps({"batch": doubt.label, "reason": doubt.reason, "not_in_source": doubt.size - known})

@@ -4,7 +4,7 @@ import itertools
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Container, Generator
+from collections.abc import Callable, Container, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
@@ -63,6 +63,7 @@ class Doubt:
     label: str
     size: int
     reason: str
+    fingerprints: Sequence[bytes] = field(default=(), repr=False)
 
 
 @dataclass(slots=True)
@@ -257,13 +258,14 @@ class Run:
             self.report.rejected[error.code or type(error).__name__] += size
         else:
             log.error("Batch %d (%d recipients) is in doubt: %s", number, size, error)
-            self.report.doubts.append(Doubt(f"batch {number}", size, str(error)))
+            self.report.doubts.append(Doubt(f"batch {number}", size, str(error), batch.fingerprints))
 
     def _finish(self) -> Report:
         report = self.report
         for number, batch in self._claimed.items():
             if number in self.engine.flight or number in self.engine.tries:
-                report.doubts.append(Doubt(f"batch {number}", len(batch), "stopped before its answer came"))
+                reason = "stopped before its answer came"
+                report.doubts.append(Doubt(f"batch {number}", len(batch), reason, batch.fingerprints))
             else:
                 report.not_sent += len(batch)
         report.not_sent += report.total - self._queue.taken
