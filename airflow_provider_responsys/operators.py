@@ -28,7 +28,15 @@ from airflow_provider_responsys.ledger.memory import MemoryLedger
 from airflow_provider_responsys.ledger.task_state import TaskStateLedger
 from airflow_provider_responsys.protocol.call import authorized
 from airflow_provider_responsys.protocol.polling import probe
-from airflow_provider_responsys.protocol.push import MAX_BODY, MAX_RECIPIENTS, Push, check_campaign, overhead, submit
+from airflow_provider_responsys.protocol.push import (
+    MAX_BODY,
+    MAX_RECIPIENTS,
+    Push,
+    check_campaign,
+    overhead,
+    push_request,
+    submit,
+)
 from airflow_provider_responsys.protocol.ratelimit import push_limit
 from airflow_provider_responsys.recipients.fields import FieldSettings
 from airflow_provider_responsys.recipients.rows import Chunk, from_sequence
@@ -94,6 +102,8 @@ class TriggerPushOperator(BaseOperator):
         and without either Airflow's task state store
     :param in_doubt_path: object storage path to write whoever is in doubt to, as JSON
         lines (templated)
+    :param message_expiration: seconds that a push may wait in Responsys' queue;
+        ``asyncApi`` only, where Responsys' own default is an hour
     :param requests_per_minute: pace; otherwise the connection's, the account's own
         limit, or 200
     :param max_in_flight: most requests that wait for an answer at a time
@@ -149,6 +159,7 @@ class TriggerPushOperator(BaseOperator):
         send_key: str | None = None,
         ledger_conn_id: str | None = None,
         in_doubt_path: str | None = None,
+        message_expiration: int | None = None,
         requests_per_minute: int | None = None,
         max_in_flight: int = 64,
         retry_for: float | timedelta = 3600.0,
@@ -176,6 +187,7 @@ class TriggerPushOperator(BaseOperator):
         self.send_key = send_key
         self.ledger_conn_id = ledger_conn_id
         self.in_doubt_path = in_doubt_path
+        self.message_expiration = message_expiration
         self.requests_per_minute = requests_per_minute
         self.max_in_flight = max_in_flight
         self.retry_for = retry_for.total_seconds() if isinstance(retry_for, timedelta) else retry_for
@@ -214,6 +226,8 @@ class TriggerPushOperator(BaseOperator):
         began = time.monotonic()
         settings = self._check()
         with ResponsysHook(self.responsys_conn_id) as hook:
+            # What can't be put into a request is found here, not on the way.
+            push_request(hook.account().family, self._push_settings(), ("{}",))
             if self.plan_only or hook.account().dry_run:
                 return self._plan(context, settings)
             with closing(self._ledger(context, hook.account().timeout + ANSWER_MARGIN)) as ledger:
@@ -280,7 +294,7 @@ class TriggerPushOperator(BaseOperator):
             self.log.info("Who is in doubt is written to %s", path)
 
     def _push_settings(self) -> Push:
-        return Push(self.campaign_name, self.reference_data)
+        return Push(self.campaign_name, self.reference_data, self.message_expiration)
 
     def _result(self, context: "Context", sent: Sent, *, dry_run: bool = False) -> dict[str, Any]:
         """Return what the task reports."""

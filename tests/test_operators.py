@@ -261,6 +261,8 @@ def test_a_dry_run_reads_and_reports_and_sends_nothing(
         ({"recipients": [], "requests_per_minute": 0}, "requests_per_minute"),
         ({"recipients": [], "max_in_flight": 0}, "max_in_flight"),
         ({"recipients": "{{ 1 }}"}, "output"),
+        ({"recipients": [], "message_expiration": 60}, "haAsyncApi"),
+        ({"recipients": [], "reference_data": object()}, "reference_data"),
     ],
 )
 def test_a_wrong_parameter_is_named(sandbox: Sandbox, run_dag: RunDag, arguments: dict[str, Any], says: str) -> None:
@@ -270,6 +272,20 @@ def test_a_wrong_parameter_is_named(sandbox: Sandbox, run_dag: RunDag, arguments
     assert isinstance(push.failures[0], AirflowFailException)
     assert says in str(push.failures[0])
     assert not sandbox.requests_seen
+
+
+def test_the_other_family_takes_an_expiration(
+    sandbox: Sandbox, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asyncApi: its paths, and how long a push may wait in the queue."""
+    monkeypatch.setenv("AIRFLOW_CONN_RESPONSYS_DEFAULT", json.dumps(sandbox.connection(api="asyncApi")))
+
+    push = Push(run_dag, recipients=people(3), message_expiration=600)
+
+    sent = next(seen for seen in sandbox.requests_seen if seen.endpoint == "push")
+    assert push.run.state == "success"
+    assert sent.path == "/rest/asyncApi/v1.3/campaigns/Summer_Push/push"
+    assert dict(sent.headers)["message-expiration"] == "600"
 
 
 def test_a_wrong_password_is_tried_once(sandbox: Sandbox, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Container, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import TypeAlias
@@ -172,6 +173,7 @@ class Run:
     def _loop(self, pool: ThreadPoolExecutor) -> None:
         progress_at = self._began + PROGRESS_EVERY
         while True:
+            self._receive_all()
             now = self._clock()
             if now >= progress_at:
                 self._log_progress(now)
@@ -219,14 +221,14 @@ class Run:
             return []
 
     def _receive(self, seconds: float) -> None:
-        """Wait at most *seconds* for an event; take in all that are there."""
-        try:
-            event = self._inbox.get(timeout=max(0.0, seconds))
-            while True:
-                self._take_in(event)
-                event = self._inbox.get_nowait()
-        except Empty:
-            return
+        """Wait at most *seconds* for an event."""
+        with suppress(Empty):
+            self._take_in(self._inbox.get(timeout=max(0.0, seconds)))
+
+    def _receive_all(self) -> None:
+        """Take in every event that is there: what somebody wants stopped is not claimed first."""
+        while not self._inbox.empty():
+            self._take_in(self._inbox.get_nowait())
 
     def _take_in(self, event: Event) -> None:
         now = self._clock()

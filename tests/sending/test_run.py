@@ -243,6 +243,17 @@ def test_a_halt_settles_what_came_back_and_leaves_the_rest(spool: Spool) -> None
     check(report)
 
 
+def test_a_halt_that_came_before_the_first_claim_claims_nothing(spool: Spool) -> None:
+    """The task was killed while it read its source."""
+    sender = Sender(spool)
+    sender.inbox.put(Halt(NotAllSent("killed"), 100.0))
+
+    report = sender.run.to_end()
+
+    assert sender.ledger.commits == 0
+    assert report.not_sent == 50
+
+
 def test_what_does_not_answer_before_the_end_is_in_doubt(spool: Spool) -> None:
     """The grace of a halt is over while a request is out."""
     answered = threading.Event()
