@@ -194,7 +194,7 @@ class TriggerPushOperator(BaseOperator):
         self.plan_only = dry_run  # BaseOperator has a method dry_run
         self.responsys_conn_id = responsys_conn_id
         self._rows: Any = None
-        self._inbox: Inbox = SimpleQueue()
+        self._inbox: Inbox | None = None
 
     def _do_render_template_fields(
         self,
@@ -213,16 +213,19 @@ class TriggerPushOperator(BaseOperator):
 
     def execute(self, context: "Context") -> dict[str, Any]:
         """Send the campaign; return who was accepted and who was not."""
+        self._inbox = SimpleQueue()
         try:
-            return self._execute(context)
+            return self._execute(context, self._inbox)
         except FINAL as error:
             raise AirflowFailException(str(error)) from error
 
     def on_kill(self) -> None:
         """Ask the sender to stop; it settles what came back and raises."""
-        self._inbox.put(Halt(NotAllSent("the task was told to stop"), KILL_GRACE))
+        # Called from a signal handler: it may do no more than this.
+        if self._inbox is not None:
+            self._inbox.put(Halt(NotAllSent("the task was told to stop"), KILL_GRACE))
 
-    def _execute(self, context: "Context") -> dict[str, Any]:
+    def _execute(self, context: "Context", inbox: Inbox) -> dict[str, Any]:
         began = time.monotonic()
         settings = self._check()
         with ResponsysHook(self.responsys_conn_id) as hook:
@@ -233,7 +236,7 @@ class TriggerPushOperator(BaseOperator):
             with closing(self._ledger(context, hook.account().timeout + ANSWER_MARGIN)) as ledger:
                 key = self._begin(context, ledger, settings)
                 try:
-                    sent = self._send(context, hook, ledger, key, settings, began=began)
+                    sent = self._send(context, hook, ledger, key, settings, inbox=inbox, began=began)
                 except Exception:
                     self._report_earlier(context, ledger)
                     raise
@@ -258,6 +261,7 @@ class TriggerPushOperator(BaseOperator):
         key: bytes,
         settings: FieldSettings,
         *,
+        inbox: Inbox,
         began: float,
     ) -> Sent:
         """Send to everybody whom no earlier try sent to."""
@@ -276,7 +280,7 @@ class TriggerPushOperator(BaseOperator):
                     ledger=ledger,
                     post=lambda bodies: hook.run(submit(hook.account(), push, bodies)),
                     probe=lambda: hook.run(probe(hook.account())),
-                    inbox=self._inbox,
+                    inbox=inbox,
                 ).to_end()
             sent = Sent.of(spool, resumed, report)
             if sent.doubts and self.in_doubt_path:

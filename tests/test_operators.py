@@ -1,8 +1,10 @@
 """The operator in real Airflow, against the sandbox over real HTTP."""
 
+import copy
 import itertools
 import json
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import timedelta
@@ -55,7 +57,7 @@ class Push:
         note = lambda context: self.failures.append(context["exception"])  # noqa: E731 -- a callback
         defaults = {"campaign_name": "Summer_Push", "requests_per_minute": 60_000, "retry_delay": timedelta(0)}
         with DAG(f"push_{next(NUMBERS)}", schedule=None, start_date=START, **arguments.pop("dag", {})) as self.dag:
-            self.operator = TriggerPushOperator(
+            self.operator = arguments.pop("kind", TriggerPushOperator)(
                 task_id="push",
                 on_failure_callback=note,
                 on_retry_callback=note,
@@ -566,3 +568,49 @@ def test_the_ledger_may_be_configured_for_all(
 
     assert first.recipients["accepted"] == 3
     assert second.recipients["duplicate"] == 3
+
+
+class Killed(TriggerPushOperator):
+    """A push that is told to stop half a second after it began, as SIGTERM does it."""
+
+    def execute(self, context: Any) -> dict[str, Any]:
+        """Set the clock, and push."""
+        threading.Timer(0.5, self.on_kill).start()
+        return super().execute(context)
+
+
+def test_a_task_that_is_told_to_stop_settles_what_came_back(sandbox: Sandbox, run_dag: RunDag) -> None:
+    """It claims nothing more, and its next try goes on with the rest."""
+    sandbox.change(latency=0.2)
+
+    push = Push(run_dag, kind=Killed, recipients=people(1_600), max_in_flight=1, retries=2)
+
+    assert all("told to stop" in str(failure) for failure in push.failures)
+    assert len(push.failures) == 3
+    assert 0 < push.recipients["accepted"] < 1_600
+    assert "in_doubt" not in push.recipients
+    assert push.recipients["accepted"] == len(sandbox.pushes)
+    sandbox.assert_no_duplicates()
+
+
+def test_a_task_ends_before_its_execution_timeout(sandbox: Sandbox, run_dag: RunDag) -> None:
+    """It stops by itself, settled, and its next try goes on with the rest."""
+    sandbox.change(latency=0.2)
+
+    push = Push(run_dag, recipients=people(4_000), max_in_flight=1, retries=9, execution_timeout=timedelta(seconds=3))
+
+    assert push.run.state == "success"
+    assert push.ti.try_number > 1
+    assert all("execution_timeout is near" in str(failure) for failure in push.failures)
+    assert push.recipients == {"read": 4_000, "accepted": 4_000}
+    sandbox.assert_no_duplicates()
+
+
+def test_an_operator_can_be_copied() -> None:
+    """Airflow copies tasks to run a part of a DAG."""
+    operator = TriggerPushOperator(task_id="push", campaign_name="Summer_Push", recipients=people(2))
+
+    copied = copy.deepcopy(operator)
+
+    assert list(copied.recipients) == people(2)
+    copied.on_kill()  # harmless before it runs
