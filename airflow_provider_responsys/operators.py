@@ -5,6 +5,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from datetime import timedelta
+from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -353,6 +354,9 @@ class TriggerPushOperator(BaseOperator):
         retries = self.retries or 0
         store = context.get("task_state_store")
         ledger_conn_id = ledger_conn_id_of(self.ledger_conn_id)
+        engine = ledger_engine(ledger_conn_id) if ledger_conn_id else None
+        # A SQLite file may be another one on another worker.
+        survives = store is not None if engine is None else engine.dialect.name != "sqlite"
         history: dict[str, Any] = {
             "try_number": ti.try_number,
             "max_tries": ti.max_tries,
@@ -361,14 +365,14 @@ class TriggerPushOperator(BaseOperator):
             "may_have_begun": tries.may_have_begun(
                 try_number=ti.try_number,
                 left=_left_by_earlier_tries(ti),
-                remembers=bool(ledger_conn_id) or (store is not None and ti.max_tries == retries),
+                remembers=survives and ti.max_tries == retries,
             ),
         }
-        if ledger_conn_id:
+        if engine is not None:
             from airflow_provider_responsys.ledger.sql import SqlLedger  # noqa: PLC0415 -- brings SQLAlchemy
 
             return SqlLedger(
-                ledger_engine(ledger_conn_id),
+                engine,
                 send_key=self._send_key(context),
                 owner=f"{ti.dag_id}/{ti.task_id}/{ti.run_id}/{ti.map_index}",
                 answer_within=answer_within,
@@ -386,8 +390,15 @@ class TriggerPushOperator(BaseOperator):
 
     def _begin(self, context: "Context", ledger: "Ledger", settings: FieldSettings) -> bytes:
         """Record that this try began, in the ledger and beside it; return the key to fingerprint with."""
-        key = ledger.begin({"campaign_name": self.campaign_name, **settings.identity()})
-        context["ti"].xcom_push(key=tries.MARK, value=context["ti"].try_number)
+        mark = partial(context["ti"].xcom_push, key=tries.MARK, value=context["ti"].try_number)
+        try:
+            key = ledger.begin({"campaign_name": self.campaign_name, **settings.identity()})
+        except StateLost:
+            # Airflow has deleted the mark of the tries before: without a new one, a later try could not tell
+            # what is lost from what never was.
+            mark()
+            raise
+        mark()
         return key
 
     def _fill(self, spool: Spool, key: bytes, settings: FieldSettings) -> None:

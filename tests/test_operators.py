@@ -20,6 +20,7 @@ from pytest_mock import MockerFixture
 from sqlalchemy import text
 
 from airflow_provider_responsys.errors import NotAllSent, SourceFailed
+from airflow_provider_responsys.ledger.tries import MARK
 from airflow_provider_responsys.operators import TriggerPushOperator
 from airflow_provider_responsys.sandbox import Fault, Sandbox
 
@@ -614,3 +615,25 @@ def test_an_operator_can_be_copied() -> None:
 
     assert list(copied.recipients) == people(2)
     copied.on_kill()  # harmless before it runs
+
+
+class Cleaned(TriggerPushOperator):
+    """A push whose record somebody deletes before its second try."""
+
+    def execute(self, context: Any) -> dict[str, Any]:
+        """Lose the record, and push."""
+        if context["ti"].try_number == 2:
+            context["task_state_store"].clear()
+        return super().execute(context)
+
+
+def test_a_lost_record_fails_closed_and_names_the_way_out(sandbox: Sandbox, run_dag: RunDag) -> None:
+    """Nobody knows any more whom the first try pushed."""
+    sandbox.plan(Fault("push", "SERVICE_UNAVAILABLE", nth=2))
+
+    push = Push(run_dag, kind=Cleaned, recipients=people(400), max_in_flight=1, retry_for=1.0, retries=5)
+
+    assert [type(failure) for failure in push.failures] == [NotAllSent, AirflowFailException]
+    assert 'on_clear="restart"' in str(push.failures[1])
+    assert push.ti.xcom_pull(task_ids="push", key=MARK) == 2
+    assert len(sandbox.pushes) == 200

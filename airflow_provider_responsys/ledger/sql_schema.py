@@ -37,8 +37,8 @@ ROWS_PER_INSERT = 5_000  # 300 kB of SQL: SQLite takes 1 MB, MySQL by default 4 
 
 LOCK_WAIT = 30_000  # milliseconds that SQLite waits for another writer
 
-MET_ANOTHER = frozenset({"40001", "40P01", "42P07", 1050, 1205, 1213})
-"""PostgreSQL's and MySQL's codes for: serialization failure, deadlock, table exists, lock wait timeout."""
+MET_ANOTHER = frozenset({"40001", "40P01", "42710", "42P07", 1050, 1205, 1213})
+"""PostgreSQL's and MySQL's codes for: serialization failure, deadlock, type or table exists, lock wait timeout."""
 
 ATTEMPTS = 5
 

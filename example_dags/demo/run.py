@@ -35,7 +35,9 @@ NO_DEVICE_EVERY = 97
 
 def main() -> int:
     """Run the demo; return 0 if the campaign went out as the report says."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # Also where somebody started it with interrupts ignored, as a shell does in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="responsys-demo-"))
     try:

@@ -250,6 +250,14 @@ def test_an_empty_file_on_a_later_try_fails_closed(sqlite: SqlPlace) -> None:
             begun(sqlite.open(try_number))
 
 
+def test_a_file_is_never_believed_to_have_been_empty_from_the_third_try_on(sqlite: SqlPlace) -> None:
+    """Try 1 ran on another worker, try 2 died on its way and took the mark of try 1 with it."""
+    with pytest.raises(StateLost):
+        begun(sqlite.open(3, may_have_begun=False))
+
+    begun(sqlite.open(2, may_have_begun=False, owner=OTHER_TASK))
+
+
 def test_a_try_that_runs_while_its_record_is_pruned_is_stopped(database: SqlPlace) -> None:
     """Its claims would stand alone."""
     ledger = begun(database.open())
