@@ -34,7 +34,8 @@ MAY_IMPORT = {
     "decorators": {"operators"},
     "links": {"operators", "sensors"},
     "plugin": {"errors", "ledger", "hooks"},
-    "cli": {"errors", "ledger", "hooks", "sending", "recipients"},
+    "cli": {"errors", "recipients", "ledger", "hooks"},
+    "__main__": {"cli"},
 }
 """A module may import the layers, or the single modules, in its row, its own layer, and nothing else of ours."""
 

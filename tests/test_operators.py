@@ -19,6 +19,7 @@ from airflow.utils.session import create_session
 from pytest_mock import MockerFixture
 from sqlalchemy import text
 
+from airflow_provider_responsys import operators
 from airflow_provider_responsys.errors import NotAllSent, SourceFailed
 from airflow_provider_responsys.ledger.tries import MARK
 from airflow_provider_responsys.operators import TriggerPushOperator
@@ -505,9 +506,11 @@ def fresh_postgres(postgres: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def test_a_retry_on_a_sql_ledger_goes_on_where_the_first_try_stopped(
-    sandbox: Sandbox, run_dag: RunDag, ledger: str
+    sandbox: Sandbox, run_dag: RunDag, ledger: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same as on the task state store."""
+    """The same as on the task state store; it waits until no answer to the first try can come any more."""
+    monkeypatch.setattr(operators, "ANSWER_MARGIN", 0.5)
+    monkeypatch.setenv("AIRFLOW_CONN_RESPONSYS_DEFAULT", json.dumps(sandbox.connection(timeout=2)))
     sandbox.plan(Fault("push", "lost", when="after", nth=2), Fault("push", "SERVICE_UNAVAILABLE", nth=3))
 
     push = Push(

@@ -241,6 +241,13 @@ def test_what_no_push_leaves_is_refused(value: Any, words: str) -> None:
         Asked.of(value)
 
 
+def test_the_sends_of_a_mapped_push() -> None:
+    """Each push says of which send it is, where it says anything else; most share one."""
+    whole = [{"request_ids": [name], "send_key": key} for name, key in (("a", "x"), ("b", "y"), ("c", "x"))]
+
+    assert Asked.of([*whole, ["d"]]).send_keys == ("x", "y")
+
+
 def test_an_unknown_number_is_never_shown_as_known() -> None:
     """How many recipients are unknown is a number only where all are accounted for."""
     results = Results(total=2, finished=1, recipients_succeeded=5)
@@ -254,6 +261,26 @@ def test_an_unknown_number_is_never_shown_as_known() -> None:
     assert unknown(4, results) is None  # more results than recipients: something is wrong with that number
     assert unknown(None, Results(total=2, finished=2, recipients_succeeded=5)) == 0
     assert unknown(6, Results(total=2, finished=2, recipients_succeeded=5)) == 1
+
+
+def test_the_number_of_recipients_may_come_from_the_ledger() -> None:
+    """What the ledger counted stands in where the push does not say how many it sent to."""
+    told = Event(Status.TIMEOUT, Results(total=2, finished=1, recipients_succeeded=5), recipients=9).to_payload()
+    waiting = sensor(["a", "b"])
+
+    with pytest.raises(AirflowSensorTimeout):
+        waiting.execute_complete({}, told)
+
+    assert waiting._waiting is not None
+    assert waiting._waiting.summary()["recipients"]["unknown"] == 4
+
+
+def test_results_that_are_not_as_many_as_recipients_fail_it() -> None:
+    """Rows have no name but their position: nobody's outcome is known."""
+    told = event(total=2, finished=2, recipients_unknown=3, request_errors={"ROW_COUNT_DIFFERS": 1})
+
+    with pytest.raises(AirflowFailException, match=r"^1 of 2 requests have more or fewer results than recipients"):
+        sensor(["a", "b"], max_failed=100).execute_complete({}, told)
 
 
 def test_nothing_is_deferred_when_all_is_there(sandbox: Sandbox) -> None:

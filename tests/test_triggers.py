@@ -326,6 +326,8 @@ def test_it_never_raises(sandbox: Sandbox, mocker: Any) -> None:
         {"packed_ids": 3},
         {"results": {"requests": 3}},
         {"results": Results(total=9).to_event()},
+        {"packed_ids": ""},
+        {"packed_ids": "", "ledger_conn_id": "ledger", "send_keys": ["autumn"]},
     ],
 )
 def test_arguments_that_cannot_be_are_an_event(changes: dict[str, Any], sandbox: Sandbox) -> None:
@@ -395,7 +397,21 @@ def test_it_survives_being_stored() -> None:
         "deadline",
         "first_delay",
         "results",
+        "ledger_conn_id",
+        "send_keys",
+        "packed_owners",
     }
+
+
+def test_what_an_older_version_stored_still_runs(sandbox: Sandbox) -> None:
+    """A triggerer that is upgraded goes on with what waits: new arguments may be absent."""
+    stored = trigger(pushed(["C1"])).serialize()[1]
+    for name in ("ledger_conn_id", "send_keys", "packed_owners"):
+        assert stored.pop(name) is None
+
+    event = run(PushRequestTrigger(**stored))
+
+    assert event.results.recipients_succeeded == 1
 
 
 def test_five_thousand_ids_fit() -> None:
@@ -434,6 +450,7 @@ def test_oldest_due_first() -> None:
         {"status": "finished", "results": None, "message": ""},
         {"status": "finished", "results": Results(total=1).to_event(), "message": ""},
         {"status": "timeout", "results": {**Results().to_event(), "errors": {"X": 1}}, "message": ""},
+        {"status": "timeout", "results": Results().to_event(), "message": "", "recipients": -1},
     ],
 )
 def test_an_event_is_checked_before_it_is_believed(payload: Any) -> None:
@@ -444,6 +461,6 @@ def test_an_event_is_checked_before_it_is_believed(payload: Any) -> None:
 
 def test_an_event_comes_back_as_it_went() -> None:
     """What one side writes, the other reads."""
-    event = Event(Status.TIMEOUT, Results(total=3, finished=1, recipients_succeeded=4), "so far")
+    event = Event(Status.TIMEOUT, Results(total=3, finished=1, recipients_succeeded=4), "so far", 7)
 
     assert Event.from_payload(json.loads(json.dumps(event.to_payload()))) == event
