@@ -102,6 +102,8 @@ def get_provider_info() -> dict[str, Any]:
                 "conn-fields": CONNECTION_FIELDS,
             }
         ],
+        # Airflow 3.2 and newer; older ones take no notice of it.
+        "cli": [f"{PACKAGE}.cli.get_cli_commands"],
         "config": {
             "responsys": {
                 "description": "How the Responsys provider behaves where a task does not say otherwise.",
