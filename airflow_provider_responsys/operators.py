@@ -269,6 +269,8 @@ class TriggerPushOperator(BaseOperator):
         push = self._push_settings()
         with Spool() as spool:
             self._fill(spool, key, settings)
+            if Delivery(self.delivery) is Delivery.AT_LEAST_ONCE:
+                ledger.release_doubts()
             resumed = Resumed.of(ledger.earlier(), spool)
             self._check_position(context, ledger, resumed)
             left = len(spool) - resumed.here

@@ -344,6 +344,24 @@ def test_a_lost_answer_is_in_doubt_and_never_sent_again(sandbox: Sandbox, run_da
     sandbox.assert_no_duplicates()
 
 
+def test_at_least_once_sends_again_what_an_earlier_try_left_in_doubt(sandbox: Sandbox, run_dag: RunDag) -> None:
+    """Asked for by name: here the lost answer was of a push that had arrived, and 200 people are pushed twice."""
+    sandbox.plan(Fault("push", "lost", when="after", nth=2), Fault("push", "SERVICE_UNAVAILABLE", nth=3))
+
+    push = Push(
+        run_dag,
+        recipients=people(600),
+        delivery="at_least_once",
+        max_in_flight=1,
+        retry_for=1.5,
+        retries=2,
+    )
+
+    assert push.run.state == "success"
+    assert push.recipients == {"read": 600, "accepted": 600}
+    assert sum(times == 2 for times in sandbox.pushes.values()) == 200
+
+
 def test_doubt_may_be_tolerated(sandbox: Sandbox, run_dag: RunDag) -> None:
     """on_in_doubt="continue" goes on to the next task, with the count in the summary."""
     sandbox.plan(Fault("push", "lost", when="after", nth=1))

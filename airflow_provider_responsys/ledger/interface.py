@@ -93,6 +93,12 @@ class Ledger(Protocol):
     def earlier(self) -> Iterable[Earlier]:
         """Yield every batch that earlier tries of this send left claimed, oldest first."""
 
+    def release_doubts(self) -> None:
+        """Give back whatever earlier tries claimed and never settled: those may be pushed again, and twice.
+
+        For a send that was asked for at least once. `earlier` no longer yields them.
+        """
+
     def commit(self, settled: Sequence[Settlement], wanted: Sequence[Wanted]) -> list[Claim]:
         """Record the answers *settled*, then claim *wanted*, durably; return what was won.
 

@@ -99,6 +99,18 @@ class SqlLedger:
         for start in range(0, len(heads), READ_BATCHES):
             yield from self._with_claims(heads[start : start + READ_BATCHES])
 
+    def release_doubts(self) -> None:
+        """Give back what earlier tries of this task claimed and never settled."""
+        self._await_answers()
+        doubtful = self._earlier_batches().where(batches.c.settled_at.is_(None))
+
+        def release(connection: Connection) -> None:
+            rows = [row.id for row in connection.execute(doubtful)]
+            for start in range(0, len(rows), READ_BATCHES):
+                _release(connection, rows[start : start + READ_BATCHES])
+
+        self._database.attempt(release)
+
     def commit(self, settled: Sequence[Settlement], wanted: Sequence[Wanted]) -> list[Claim]:
         """Record *settled*, and claim *wanted* of those whom nobody else has claimed."""
         if not self._try_id:

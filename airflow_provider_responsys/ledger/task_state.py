@@ -112,6 +112,16 @@ class TaskStateLedger:
         for batch in self._read(self._began(), self._first):
             yield batch.read()
 
+    def release_doubts(self) -> None:
+        """Rewrite each segment of earlier tries in which something is in doubt, without it."""
+        meta = self._began()
+        for index in range(self._first):
+            batches = list(self._read_segment(meta, index))
+            settled = [batch for batch in batches if batch.request_id]
+            if len(settled) < len(batches):
+                # Two tries may have used one number: the key is only the order here.
+                self._set(self._segment_key(meta, index), write_segment(dict(enumerate(settled))))
+
     def commit(self, settled: Sequence[Settlement], wanted: Sequence[Wanted]) -> list[Claim]:
         """Write each segment that changes, once; every claim is won.
 
@@ -264,14 +274,17 @@ class TaskStateLedger:
     def _read(self, meta: Meta, count: int) -> Iterator[Batch]:
         """Yield the batches of the first *count* segments; each of them must be there."""
         for index in range(count):
-            text = self._get(self._segment_key(meta, index))
-            if text is None:
-                raise StateLost(
-                    f"A part of the record of earlier tries is gone from Airflow's task state store, {DESTROYED}. If "
-                    'everybody may be pushed again, set on_clear="restart" and clear the task; a ledger_conn_id '
-                    "survives clean-ups."
-                )
-            yield from read_segment(text)
+            yield from self._read_segment(meta, index)
+
+    def _read_segment(self, meta: Meta, index: int) -> Iterator[Batch]:
+        text = self._get(self._segment_key(meta, index))
+        if text is None:
+            raise StateLost(
+                f"A part of the record of earlier tries is gone from Airflow's task state store, {DESTROYED}. If "
+                'everybody may be pushed again, set on_clear="restart" and clear the task; a ledger_conn_id '
+                "survives clean-ups."
+            )
+        yield from read_segment(text)
 
     def _meta_key(self) -> str:
         return f"{self._prefix}/meta"

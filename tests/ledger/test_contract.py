@@ -111,6 +111,36 @@ def test_a_released_batch_may_be_claimed_in_the_same_call(place: Place) -> None:
     assert left(begun(place.open(2))) == {"try 1, batch 2": (people(0), None)}
 
 
+def test_doubts_that_are_released_may_be_claimed_again(place: Place) -> None:
+    """At least once: what an earlier try got accepted stays, what it never learned goes out again."""
+    first = begun(place.open(1))
+    first.commit([], [Wanted(1, people(0)), Wanted(2, people(3)), Wanted(3, people(6))])
+    first.commit([Accepted(2, "id-2")], [])
+    second = begun(place.open(2))
+
+    second.release_doubts()
+    claims = second.commit([], [Wanted(1, people(0))])
+
+    assert left(second) == {"try 1, batch 2": (people(3), "id-2")}
+    assert claims == [Claim(1)]
+    assert left(begun(place.open(3))) == {
+        "try 1, batch 2": (people(3), "id-2"),
+        "try 2, batch 1": (people(0), None),
+    }
+
+
+def test_releasing_where_nothing_is_in_doubt_is_harmless(place: Place) -> None:
+    """Most tries leave nothing."""
+    first = begun(place.open(1))
+    first.commit([], [Wanted(1, people(0))])
+    first.commit([Accepted(1, "id-1")], [])
+    second = begun(place.open(2))
+
+    second.release_doubts()
+
+    assert left(second) == {"try 1, batch 1": (people(0), "id-1")}
+
+
 def test_every_try_before_counts(place: Place) -> None:
     """What try 1 sent is still sent on try 3."""
     begun(place.open(1)).commit([], [Wanted(1, people(0))])
