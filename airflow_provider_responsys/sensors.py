@@ -15,9 +15,15 @@ from airflow.providers.common.compat.sdk import (
     PokeReturnValue,
 )
 
-from airflow_provider_responsys.errors import InvalidAnswer, InvalidSettings, RequestsFailed, ResponsysError
-from airflow_provider_responsys.hooks import ResponsysHook, polls_per_minute
-from airflow_provider_responsys.protocol.polling import Outcome, poll
+from airflow_provider_responsys.errors import (
+    InvalidAnswer,
+    InvalidSettings,
+    LedgerFailed,
+    RequestsFailed,
+    ResponsysError,
+)
+from airflow_provider_responsys.hooks import ResponsysHook, ledger_conn_id_of, ledger_engine, polls_per_minute
+from airflow_provider_responsys.protocol.polling import ROWS_DIFFER, Outcome, poll
 from airflow_provider_responsys.protocol.push import REQUEST_ID
 from airflow_provider_responsys.protocol.results import Results
 from airflow_provider_responsys.protocol.wire import Conversation, Pause
@@ -26,11 +32,14 @@ from airflow_provider_responsys.triggers import (
     FIRST_DELAY,
     MAX_PACKED,
     PASSING,
+    Book,
     Event,
     PushRequestTrigger,
     Status,
     log_progress,
+    log_unwritten,
     pack,
+    passes,
     settle,
 )
 
@@ -63,18 +72,23 @@ class PushRequestSensor(BaseSensorOperator):
     ``mode="reschedule"`` it remembers nothing from one look to the next, so each
     asks about the requests again until it meets one that is not finished.
 
+    With a SQL ledger and the push's whole output, each outcome is written to the
+    ledger as soon as it is known, and whoever goes on waiting asks about the others
+    only. A request that the ledger does not know is asked about all the same.
+
     :param request_ids: the ids (templated): a list, the lists of a mapped push, or
         the push's whole output, with which the counts of recipients are complete;
         an empty list succeeds at once
     :param responsys_conn_id: the connection to use (templated)
-    :param ledger_conn_id: the connection of the SQL ledger that outcomes are written to
+    :param ledger_conn_id: the connection of the SQL ledger that outcomes are written to;
+        otherwise config ``[responsys] ledger_conn_id``
     :param deferrable: wait in the triggerer; it comes before *mode*
     :param poke_interval: seconds until a request that was not finished is asked about again
     :param timeout: seconds until the wait ends; at most 24 hours, when results are purged
     :param expected_errors: codes of recipients that are no failures
     :param max_failed: how many other recipients may fail: a number, or, below 1, a
-        part of those whose outcome is known. A request that failed, or whose answer is
-        gone, always fails the task
+        part of those whose outcome is known. A request that failed, whose answer is
+        gone, or that has more or fewer results than recipients, always fails the task
 
     It returns ``requests``, ``recipients`` and ``errors``, all counts; the number of
     unknown recipients is null where it is not known. They are pushed as well when
@@ -107,6 +121,7 @@ class PushRequestSensor(BaseSensorOperator):
         self.ledger_conn_id = ledger_conn_id
         self._waiting: Waiting | None = None
         self._hook: ResponsysHook | None = None
+        self._book: Book | None = None
         self._ended = False
         self._check_settings()
 
@@ -130,7 +145,7 @@ class PushRequestSensor(BaseSensorOperator):
             told = believed(event, asked)
         except ResponsysError as error:
             self._end(context, AirflowFailException(str(error)), error)
-        self._waiting = waiting = Waiting(asked, told.results)
+        self._waiting = waiting = Waiting(asked, told.results, recipients=told.recipients)
         match told.status:
             case Status.TIMEOUT:
                 self._time_out(context, waiting)
@@ -143,8 +158,11 @@ class PushRequestSensor(BaseSensorOperator):
         """Ask about the requests that are not known to be finished; done when there are none left."""
         try:
             waiting = self._waiting = self._waiting or Waiting.on(Asked.of(self.request_ids))
-            # A rescheduled task begins anew each time: one open request is enough to know that it must go on waiting.
-            self._look(waiting, stop_at_open=self.reschedule)
+            if not self._consult(waiting):
+                return PokeReturnValue(is_done=False)
+            # A rescheduled task begins anew each time, unless there is a ledger: one open request is enough to know
+            # that it must go on waiting.
+            self._look(waiting, stop_at_open=self.reschedule and not waiting.book)
         except ResponsysError as error:
             self._end(context, AirflowFailException(str(error)), error)
         if waiting.open:
@@ -155,27 +173,82 @@ class PushRequestSensor(BaseSensorOperator):
     def _defer(self, context: "Context", waiting: "Waiting") -> dict[str, Any]:  # noqa: RET503 -- to defer is to raise
         """Return the counts if they are all there already; hand what is open to a trigger otherwise."""
         deadline = time.time() + self.timeout
-        if (size := len(pack(waiting.open))) > MAX_PACKED:
-            raise InvalidSettings(
-                f"{len(waiting.open)} request ids take {size} bytes, and a trigger has room for {MAX_PACKED}: "
-                "split them over several sensors, or set deferrable=False"
-            )
-        few = len(waiting.open) <= FEW_POLLS * self._line().account().family.ids_per_poll
-        self._look(waiting, most=FEW_POLLS if few else A_HANDFUL)
+        consulted = self._consult(waiting)
+        self._requests(context, waiting)  # whether they fit is known before anything is asked
+        if consulted:
+            few = len(waiting.open) <= FEW_POLLS * self._line().account().family.ids_per_poll
+            self._look(waiting, most=FEW_POLLS if few else A_HANDFUL)
         if not waiting.open:
             return self._finish(context, waiting)
         self.defer(
             trigger=PushRequestTrigger(
                 responsys_conn_id=self.responsys_conn_id,
-                packed_ids=pack(waiting.open),
                 poll_interval=self.poke_interval,
                 deadline=deadline,
                 first_delay=self.first_delay,
                 results=waiting.results.to_event(),
+                **self._requests(context, waiting),
             ),
             method_name="execute_complete",
             timeout=timedelta(seconds=self.timeout + DEFER_GRACE),
         )
+
+    def _requests(self, context: "Context", waiting: "Waiting") -> dict[str, Any]:
+        """Return the trigger's arguments that say which requests are open."""
+        arguments: dict[str, Any] = {}
+        if self._book:
+            arguments = {
+                "ledger_conn_id": ledger_conn_id_of(self.ledger_conn_id),
+                "send_keys": list(waiting.asked.send_keys),
+            }
+        if owners := waiting.owners():
+            return {**arguments, "packed_owners": pack(owners)}
+        packed = pack(waiting.open)
+        if len(packed) <= MAX_PACKED:
+            return {**arguments, "packed_ids": packed}
+        message = f"{len(waiting.open)} request ids take {len(packed)} bytes, and a trigger has room for {MAX_PACKED}"
+        if waiting.unread:
+            error = AirflowException(f"{message}; they would fit if the ledger could be read: {waiting.unread}")
+            self._end(context, error, waiting.unread)
+        raise InvalidSettings(
+            f"{message}: set a SQL ledger and give the push's whole output, split them over several sensors, "
+            "or set deferrable=False"
+        )
+
+    def _consult(self, waiting: "Waiting") -> bool:
+        """Let the ledger, if there is one, tell *waiting* what it knows; return whether it could."""
+        if waiting.book:
+            return True
+        self._book = book = self._book or self._opened(waiting.asked)
+        if not book:
+            return True
+        try:
+            book.read()
+        except LedgerFailed as error:
+            if not passes(error):
+                raise
+            self.log.warning("The ledger can't be read at the moment, trying again later: %s", error)
+            waiting.unread = error
+            return False
+        waiting.learn(book)
+        if unknown := sum(not book.knows(request_id) for request_id in waiting.asked.ids):
+            self.log.warning(
+                "The ledger does not know %d of %d requests: what becomes of them is counted, and not recorded there",
+                unknown,
+                waiting.results.total,
+            )
+        return True
+
+    def _opened(self, asked: "Asked") -> Book | None:
+        """Return the ledger's book of what was *asked*, if there is a ledger and it can be found there."""
+        ledger_conn_id = ledger_conn_id_of(self.ledger_conn_id)
+        if ledger_conn_id and asked.send_keys:
+            return Book.on(ledger_engine(ledger_conn_id), asked.send_keys, self.log)
+        if self.ledger_conn_id:
+            self.log.warning(
+                "Outcomes are not recorded: only a push's whole output, push.output, says which send it is"
+            )
+        return None
 
     def _stay(self, context: "Context", waiting: "Waiting") -> Any:
         """Wait as every sensor does: in this worker slot, or rescheduled."""
@@ -193,6 +266,7 @@ class PushRequestSensor(BaseSensorOperator):
         pace = Pace.at(polls_per_minute(account), time.monotonic())
         size = account.family.ids_per_poll
         stop_at_open = stop_at_open and len(waiting.open) > FEW_POLLS * size
+        failure: LedgerFailed | None = None
         for ids in list(groups(waiting.open, size))[:most]:
             now = time.monotonic()
             wait = max(0.0, pace.earliest() - now)
@@ -203,6 +277,8 @@ class PushRequestSensor(BaseSensorOperator):
                 self.log.warning("No results at the moment, asking again later: %s", error)
                 return
             still_open = waiting.settle(outcomes, self.log)
+            if waiting.book and not failure and (failure := waiting.book.write()):
+                self.log.warning("The ledger can't be written at the moment, trying again later: %s", failure)
             if still_open and stop_at_open:
                 return
 
@@ -218,8 +294,12 @@ class PushRequestSensor(BaseSensorOperator):
         """Return why *results* are a failure, in counts and codes."""
         problems = []
         if lost := results.failed + results.unknown:
+            errors = {code: number for code, number in results.request_errors.items() if code != ROWS_DIFFER}
+            problems.append(f"{lost} of {results.total} requests ended without results ({codes(errors)})")
+        if different := results.request_errors[ROWS_DIFFER]:
             problems.append(
-                f"{lost} of {results.total} requests ended without results ({codes(results.request_errors)})"
+                f"{different} of {results.total} requests have more or fewer results than recipients ({ROWS_DIFFER}): "
+                "whose they are can't be told"
             )
         failures = {code: number for code, number in results.errors.items() if code not in self.expected_errors}
         failed = sum(failures.values())
@@ -253,6 +333,11 @@ class PushRequestSensor(BaseSensorOperator):
         hook, self._hook = self._hook, None
         if hook:
             hook.close()
+        book, self._book = self._book, None
+        if book:
+            if book.unwritten and (failure := book.write()):
+                log_unwritten(self.log, book, failure)
+            book.close()
 
     def _check_settings(self) -> None:
         if self.timeout > MAX_TIMEOUT:
@@ -269,44 +354,71 @@ class PushRequestSensor(BaseSensorOperator):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What the DAG's author asks about: requests, and how many recipients were *accepted* in them, if said."""
+    """What the DAG's author asks about: requests, how many recipients were *accepted* in them, and of which sends."""
 
     ids: tuple[str, ...]
     accepted: int | None
+    send_keys: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, value: Any) -> Self:
         """Read *value*, or raise `InvalidSettings` if no push leaves such a thing."""
         ids: dict[str, None] = {}
         accepted: list[int | None] = []
+        send_keys: dict[str, None] = {}
         for found in _pushes(value):
             if isinstance(found, Mapping):
                 ids.update(dict.fromkeys(_ids_of(found)))
                 accepted.append(_accepted_of(found))
+                if isinstance(send_key := found.get("send_key"), str):
+                    send_keys[send_key] = None
             else:
                 ids[_checked(found)] = None
                 accepted.append(None)
-        return cls(tuple(ids), None if None in accepted else sum(filter(None, accepted)))
+        return cls(tuple(ids), None if None in accepted else sum(filter(None, accepted)), tuple(send_keys))
 
 
 @dataclass(slots=True)
 class Waiting:
-    """How far the wait is: the counts so far, and which requests are *open*."""
+    """How far the wait is: the counts so far, and which requests are *open*.
+
+    *book* is what the ledger knows, *unread* why that could not be read, and
+    *recipients* how many the requests are for, if the ledger says so.
+    """
 
     asked: Asked
     results: Results
     open: list[str] = field(default_factory=list)
+    recipients: int | None = None
+    book: Book | None = None
+    unread: LedgerFailed | None = None
 
     @classmethod
     def on(cls, asked: Asked) -> Self:
         """Return a wait that has just begun."""
         return cls(asked, Results(total=len(asked.ids)), list(asked.ids))
 
+    def learn(self, book: Book) -> None:
+        """Count what *book* knows already, and go on with it."""
+        self.book, self.unread = book, None
+        self.open = book.recall(self.open, self.results)
+        if all(map(book.knows, self.asked.ids)):
+            self.recipients = sum(book.sizes[request_id] for request_id in self.asked.ids)
+
+    def owners(self) -> list[str]:
+        """Return the tasks by whose names the ledger finds exactly what was asked for, if there are such."""
+        if not self.book or not all(map(self.book.knows, self.asked.ids)):
+            return []
+        owners = self.book.owners(self.asked.ids)
+        return owners if set(self.book.of(owners)) == set(self.asked.ids) else []
+
     def settle(self, outcomes: Mapping[str, Outcome], log: Any) -> bool:
-        """Count *outcomes*; return whether one of those requests is still open."""
-        still_open = settle(self.results, outcomes, log)
+        """Count *outcomes*, and note them for the ledger; return whether one of those requests is still open."""
+        still_open = settle(self.results, outcomes, log, self.book.sizes if self.book else {})
         ended = outcomes.keys() - still_open
         self.open = [request_id for request_id in self.open if request_id not in ended]
+        if self.book:
+            self.book.note(outcomes)
         return bool(still_open)
 
     def summary(self) -> dict[str, Any]:
@@ -316,6 +428,8 @@ class Waiting:
         unknown = None
         if self.asked.accepted is not None and self.asked.accepted >= known:
             unknown = self.asked.accepted - known
+        elif self.recipients is not None:
+            unknown = self.recipients - known
         elif self.results.finished == self.results.total:
             unknown = self.results.recipients_unknown
         summary["recipients"]["unknown"] = unknown

@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from airflow_provider_responsys.ledger.interface import FINGERPRINT_BYTES, Accep
 from airflow_provider_responsys.ledger.sql import SqlLedger
 from airflow_provider_responsys.ledger.sql_records import BatchRecord, Records, State
 from airflow_provider_responsys.operators import TriggerPushOperator
+from airflow_provider_responsys.protocol.polling import poll
 from airflow_provider_responsys.sandbox import Fault, Sandbox
 from airflow_provider_responsys.sensors import PushRequestSensor
 from airflow_provider_responsys.triggers import Event, PushRequestTrigger, Status, unpack
@@ -184,6 +185,16 @@ def run(waiting: PushRequestTrigger) -> Event:
     return Event.from_payload(json.loads(json.dumps(payload)))
 
 
+def ended(scenario: Coroutine[Any, Any, Any]) -> Any:
+    """Return the result of *scenario*; one that hangs fails."""
+
+    async def bounded() -> Any:
+        async with asyncio.timeout(20.0):
+            return await scenario
+
+    return asyncio.run(bounded())
+
+
 def people(count: int) -> list[dict[str, str]]:
     """Return rows, some of whom have no device."""
     return [{"customer_id": f"{'NODEVICE-' if number % 100 == 0 else 'C'}{number}"} for number in range(count)]
@@ -253,15 +264,18 @@ def test_a_trigger_that_finds_everything_recorded_asks_nothing(sandbox: Sandbox,
     assert len(sandbox.requests_seen) == asked
 
 
-def test_each_rescheduled_look_asks_only_for_what_is_open(sandbox: Sandbox, ledger: str) -> None:
-    """The ledger is the memory that a rescheduled task lacks."""
+def test_each_rescheduled_look_asks_only_for_what_is_open(
+    sandbox: Sandbox, ledger: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger is the memory that a rescheduled task lacks: it need not stop at the first open request."""
+    monkeypatch.setattr(sensors, "FEW_POLLS", 0)
     push = sent(["C1"], ["NODEVICE-1"])
     sandbox.change(processing_time=1000.0)
     late = sent(["C2"], owner="dag/push/run/1")
     polled = []
 
     for _ in range(3):
-        waiting = sensor([push, late], **MODES["reschedule"])
+        waiting = sensor([late, push], **MODES["reschedule"])
         assert not waiting.poke({})
         waiting._close()
         polled.append(sandbox.counts["polled ids"])
@@ -269,6 +283,22 @@ def test_each_rescheduled_look_asks_only_for_what_is_open(sandbox: Sandbox, ledg
     assert polled == [3, 4, 5]
     assert waiting._waiting is not None
     assert waiting._waiting.results.summary()["requests"]["finished"] == 2
+
+
+def test_a_look_writes_as_it_reads(sandbox: Sandbox, sqlite: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that is killed in the middle of a look loses one answer."""
+    seen: list[list[State]] = []
+
+    def noted(*arguments: Any) -> Any:
+        seen.append(states())
+        return poll(*arguments)
+
+    monkeypatch.setattr(sensors, "poll", noted)
+    push = sent(["C1"], ["C2"])
+
+    sensor(push).execute({})
+
+    assert seen == [[State.ACCEPTED, State.ACCEPTED], [State.FINISHED, State.ACCEPTED]]
 
 
 def test_arguments_stay_small(sandbox: Sandbox, sqlite: str) -> None:
@@ -295,6 +325,7 @@ def test_only_what_was_asked_for_counts(sandbox: Sandbox, ledger: str) -> None:
 
     found = run(trigger)
 
+    assert trigger.packed_owners
     assert (found.results.total, found.results.recipients_succeeded) == (1, 1)
     assert sorted(states()) == sorted([State.ACCEPTED] * 3 + [State.FINISHED])
     assert len(theirs["request_ids"]) == 2
@@ -437,7 +468,7 @@ def test_a_ledger_that_fails_while_polling_is_told_later(
         sandbox.plan(Fault("poll", "purged", nth=1))
         return (await ending).payload
 
-    found = Event.from_payload(asyncio.run(scenario()))
+    found = Event.from_payload(ended(scenario()))
 
     assert found.status is Status.FINISHED
     assert states() == [State.FINISHED, State.FINISHED, State.FAILED]
@@ -479,7 +510,7 @@ def test_a_trigger_waits_for_a_ledger_that_is_down(
         switch.down = False
         return (await ending).payload
 
-    found = Event.from_payload(asyncio.run(scenario()))
+    found = Event.from_payload(ended(scenario()))
 
     assert found.status is Status.FINISHED
     assert found.results.recipients_succeeded == 1
@@ -641,7 +672,7 @@ def test_a_stopped_trigger_leaves_the_ledger(sandbox: Sandbox, ledger: str, swit
         await waiting.cleanup()
         return left
 
-    left = asyncio.run(stopped(restarted(arguments)))
+    left = ended(stopped(restarted(arguments)))
     polled = sandbox.counts["polled ids"]
     sandbox.plan(Fault("poll", "purged", nth=1))
     found = run(restarted(arguments))

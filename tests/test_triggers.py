@@ -15,7 +15,7 @@ import requests
 from airflow_provider_responsys import triggers
 from airflow_provider_responsys.errors import InvalidAnswer, LimitExceeded
 from airflow_provider_responsys.hooks import ResponsysHook
-from airflow_provider_responsys.protocol import codes
+from airflow_provider_responsys.protocol import codes, polling
 from airflow_provider_responsys.protocol.results import Results
 from airflow_provider_responsys.sandbox import Fault, Sandbox
 from airflow_provider_responsys.sending.pace import Pace
@@ -464,3 +464,24 @@ def test_an_event_comes_back_as_it_went() -> None:
     event = Event(Status.TIMEOUT, Results(total=3, finished=1, recipients_succeeded=4), "so far", 7)
 
     assert Event.from_payload(json.loads(json.dumps(event.to_payload()))) == event
+
+
+def test_a_large_answer_is_read_beside_the_event_loop(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, mocker: Any
+) -> None:
+    """Two hundred requests of two hundred rows take a tenth of a second to read, and others share the loop."""
+    monkeypatch.setattr(aio, "LARGE", 100)
+    readers: set[int] = set()
+    read = polling.read_outcomes
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        readers.add(threading.get_ident())
+        return read(*arguments, **options)
+
+    mocker.patch.object(polling, "read_outcomes", noted)
+
+    event = run(trigger(pushed(["C1"], ["C2", "C3"])))
+
+    assert event.results.recipients_succeeded == 3
+    assert readers
+    assert threading.get_ident() not in readers

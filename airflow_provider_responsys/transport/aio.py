@@ -5,8 +5,9 @@ import os
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TypeVar, cast
+from typing import Generic, Self, TypeVar, cast
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
@@ -46,7 +47,17 @@ NOTHING_LEFT = (
 )
 """What is raised before a connection stands, trust and tunnel included."""
 
+LARGE = 32 * 1024
+"""Bytes of an answer that takes long enough to read for others in the loop to notice; 200 results are 15,000."""
+
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class End(Generic[T]):
+    """The result of a conversation."""
+
+    result: T
 
 
 class Responsys:
@@ -69,6 +80,7 @@ class Responsys:
         self._keyring = Keyring(account)
         self._login = asyncio.Lock()
         self._opening = asyncio.Lock()
+        self._reading = asyncio.Lock()
         self._session: aiohttp.ClientSession | None = None
         self._proxies: dict[str, str | None] = {}
 
@@ -83,10 +95,9 @@ class Responsys:
         reply: Reply = None
         failure: ResponsysError | None = None
         while True:
-            try:
-                step = conversation.throw(failure) if failure else conversation.send(reply)
-            except StopIteration as end:
-                return cast("T", end.value)
+            step = await self._next(conversation, reply, failure)
+            if isinstance(step, End):
+                return step.result
             reply = failure = None
             try:
                 reply = await self._do(step)
@@ -98,6 +109,14 @@ class Responsys:
         session, self._session = self._session, None
         if session:
             await session.close()
+
+    async def _next(self, conversation: Conversation[T], reply: Reply, failure: ResponsysError | None) -> Step | End[T]:
+        """Return what *conversation* wants next. It reads a large answer in a thread."""
+        if not isinstance(reply, Response) or len(reply.body) <= LARGE:
+            return _next(conversation, reply, failure)
+        # One at a time: several threads would share the interpreter, and the loop would wait for each of them.
+        async with self._reading:
+            return await asyncio.to_thread(_next, conversation, reply, failure)
 
     async def _do(self, step: Step) -> Reply:
         match step:
@@ -148,6 +167,13 @@ class Responsys:
                 trust = await asyncio.to_thread(_trust)
                 self._session = _session(trust, self._account.timeout, self._user_agent)
             return self._session
+
+
+def _next(conversation: Conversation[T], reply: Reply, failure: ResponsysError | None) -> Step | End[T]:
+    try:
+        return conversation.throw(failure) if failure else conversation.send(reply)
+    except StopIteration as end:
+        return End(cast("T", end.value))
 
 
 async def _body(answer: aiohttp.ClientResponse, host: str) -> bytes:
