@@ -1,4 +1,4 @@
-"""The first example in a whole Airflow: scheduler, worker, triggerer, and a log at DEBUG."""
+"""The first example in a whole Airflow, with a log at DEBUG: as it is, and with a SQL ledger."""
 
 import json
 import sqlite3
@@ -18,16 +18,20 @@ FOLDER = Path(__file__).resolve().parent.parent / "example_dags"
 PEOPLE = 450
 PASSWORD = "a-password-to-look-for"
 ALL_TASKS = ("push", "wait", "report")
+EXAMPLE = "push_campaign"
+WITH_LEDGER = "push_campaign_with_ledger"
 
 
 class Ran:
-    """One run of the example: the sandbox it talked to, its state, and all that it left behind."""
+    """A run of the example and one with a ledger: the sandbox they talked to, and all that they left behind."""
 
-    def __init__(self, airflow: Standalone, sandbox: Sandbox, run_id: str) -> None:
+    def __init__(self, airflow: Standalone, sandbox: Sandbox, ledger: Path) -> None:
         self.sandbox = sandbox
-        self.state = airflow.state("push_campaign", run_id)
-        self.pushed = airflow.xcom("push_campaign", run_id, "push")
-        self.waited = airflow.xcom("push_campaign", run_id, "wait")
+        run_ids = {dag_id: airflow.run(dag_id) for dag_id in (EXAMPLE, WITH_LEDGER)}
+        self.state = {dag_id: airflow.state(dag_id, run_id) for dag_id, run_id in run_ids.items()}
+        self.pushed = {dag_id: airflow.xcom(dag_id, run_id, "push") for dag_id, run_id in run_ids.items()}
+        self.waited = {dag_id: airflow.xcom(dag_id, run_id, "wait") for dag_id, run_id in run_ids.items()}
+        self.ledger = tables(ledger)
         self.logs = {path: path.read_text(errors="replace") for path in (airflow.home / "logs").rglob("*.log*")}
         self.logs[airflow.log] = airflow.log.read_text(errors="replace")
         self.tables = tables(airflow.home / "airflow.db")
@@ -37,6 +41,7 @@ class Ran:
         for path, text in self.logs.items():
             yield path.name, text
         yield from self.tables.items()
+        yield from self.ledger.items()
 
 
 def tables(database: Path) -> dict[str, str]:
@@ -56,20 +61,28 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
             (f"{'NODEVICE-' if n % 50 == 0 else ''}person-{n}", "Žofie-Person", "COUPON-Person") for n in range(PEOPLE)
         ]
         connection.executemany("INSERT INTO recipients VALUES (?, ?, ?)", rows)
+    dags, ledger = tmp_path_factory.mktemp("dags"), tmp_path_factory.mktemp("ledger") / "ledger.db"
+    example = (FOLDER / f"{EXAMPLE}.py").read_text()
+    (dags / f"{EXAMPLE}.py").write_text(example)
+    (dags / f"{WITH_LEDGER}.py").write_text(
+        example.replace(f'"{EXAMPLE}"', f'"{WITH_LEDGER}"').replace("task_id=", 'ledger_conn_id="ledger", task_id=')
+    )
     with Sandbox(processing_time=8.0, password=PASSWORD) as sandbox:
         environment = {
             "AIRFLOW_CONN_RESPONSYS_DEFAULT": json.dumps(sandbox.connection()),
             "AIRFLOW_CONN_MARKETING_DB": json.dumps({"conn_type": "sqlite", "host": str(database)}),
+            "AIRFLOW_CONN_LEDGER": json.dumps({"conn_type": "sqlite", "host": str(ledger)}),
             "AIRFLOW__LOGGING__LOGGING_LEVEL": "DEBUG",
         }
-        with Standalone(FOLDER, environment) as airflow:
-            yield Ran(airflow, sandbox, airflow.run("push_campaign"))
+        with Standalone(dags, environment) as airflow:
+            yield Ran(airflow, sandbox, ledger)
 
 
-def test_everybody_is_pushed_once_and_accounted_for(ran: Ran) -> None:
+@pytest.mark.parametrize("dag_id", [EXAMPLE, WITH_LEDGER])
+def test_everybody_is_pushed_once_and_accounted_for(ran: Ran, dag_id: str) -> None:
     """Through scheduler, worker and triggerer."""
-    assert ran.state == "success"
-    assert ran.pushed["recipients"] == {
+    assert ran.state[dag_id] == "success"
+    assert ran.pushed[dag_id]["recipients"] == {
         "read": PEOPLE,
         "accepted": PEOPLE,
         "rejected": 0,
@@ -79,13 +92,21 @@ def test_everybody_is_pushed_once_and_accounted_for(ran: Ran) -> None:
         "duplicate": 0,
         "invalid": 0,
     }
-    assert ran.waited == {
+    assert ran.waited[dag_id] == {
         "requests": {"total": 3, "finished": 3, "failed": 0, "unknown": 0, "pending": 0},
         "recipients": {"succeeded": PEOPLE - 9, "failed": 9, "unknown": 0},
         "errors": {"NO_RECIPIENT_FOUND": 9},
     }
+    # Two runs without a common send key are two sends.
+    assert set(ran.sandbox.pushes.values()) == {2}
     assert len(ran.sandbox.pushes) == PEOPLE
-    ran.sandbox.assert_no_duplicates()
+
+
+def test_the_ledger_knows_what_became_of_each_request(ran: Ran) -> None:
+    """The triggerer has written it while it polled."""
+    batches = ran.ledger["responsys_batches"]
+    assert batches.count("NO_RECIPIENT_FOUND") == 1  # sorted by their ids, those without a device come in one request
+    assert batches.count("'{}'") == 2  # and nobody failed in the other two
 
 
 def test_the_wait_was_in_the_triggerer(ran: Ran) -> None:
