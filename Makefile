@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test faults lint format bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, this is %s" % sys.version.split()[0])'
@@ -17,6 +17,11 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest --cov --cov-report=term
+
+# Up to an hour on two cores: simulated schedules, then real processes, kills and outages.
+faults: $(STAMP)
+	$(BIN)/python -m benchmarks.simulate
+	$(BIN)/python -m tests.faults --whole
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -238,12 +238,16 @@ class TriggerPushOperator(BaseOperator):
                 key = self._begin(context, ledger, settings)
                 try:
                     sent = self._send(context, hook, ledger, key, settings, inbox=inbox, began=began)
+                except Fenced:
+                    raise
                 except Exception:
                     self._report_earlier(context, ledger)
                     raise
         result = self._result(context, sent)
         if failure := self._failure(sent):
-            self._push(context, sent, result)
+            # XCom does not tell the tries of a task apart: a try that was replaced must not write over its successor's.
+            if not isinstance(failure, Fenced):
+                self._push(context, sent, result)
             raise failure
         return result
 

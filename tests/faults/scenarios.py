@@ -1,0 +1,243 @@
+"""What happens in a run: drawn from its group, its store and its seed, and from nothing else."""
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+from airflow_provider_responsys.sandbox import Fault
+from tests.faults.planted import NAIVE_POINTS, PUSH_POINTS, TRIGGER_POINTS, WAIT_POINTS, Plant
+from tests.faults.verdict import BATCH
+
+STATE, SQLITE, POSTGRES = "task state store", "SQL on SQLite", "SQL on PostgreSQL"
+STORES = (STATE, SQLITE, POSTGRES)
+NAIVE = "naive operator"
+
+SERVER_FAULTS: Sequence[tuple[str, str]] = (
+    *(
+        (kind, when)
+        for kind in (
+            "lost",
+            "reset",
+            "hang",
+            "unlisted",
+            "UNRECOVERABLE_EXCEPTION",
+            "bad_gateway",
+            "html_503",
+            "gateway_timeout",
+        )
+        for when in ("before", "after")
+    ),
+    ("truncated", "after"),
+    ("wrong_length", "after"),
+    ("empty", "after"),
+    ("redirect", "before"),
+    ("SERVICE_UNAVAILABLE", "before"),
+    ("UNABLE_TO_SUBMIT_ASYNC_REQUEST", "before"),
+)
+POLL_FAULTS = (
+    "endless",
+    "purged",
+    "expired",
+    "unknown_status",
+    "row_missing",
+    "row_too_many",
+    "slow",
+    "lost",
+    "html_503",
+)
+HANG = 4.0
+"""Seconds without an answer: longer than the connection's timeout."""
+
+MEET = "somewhere"
+"""A plant halts there; where exactly, the run decides."""
+
+TIMEOUT = 2
+"""Seconds that the connection waits for an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """A kill after *delay* seconds, of the task's process, its *host* (supervisor and all), or by SIGTERM."""
+
+    delay: float
+    whom: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One run: *plants* and *kills* by the task and the number of its attempt."""
+
+    group: str
+    store: str
+    seed: int
+    what: str
+    batches: int = 5
+    in_flight: int = 1
+    latency: float = 0.02
+    """Seconds that the sandbox takes to answer."""
+    dag: str = "push_only"
+    plants: Mapping[tuple[str, int], Plant] = field(default_factory=dict)
+    kills: Mapping[int, Kill] = field(default_factory=dict)
+    faults: Sequence[Fault] = ()
+    event: str = ""
+    """What is done when a plant meets, or when the run is over."""
+    xcom_down_from: int | None = None
+    """From which XCom of the first attempt on Airflow's API server takes none."""
+    patience: float = 60.0
+
+    @property
+    def name(self) -> str:
+        """Return what selects this run on the command line."""
+        return f"{self.group}/{self.store}/{self.seed}"
+
+    @property
+    def people(self) -> int:
+        """Return how many recipients there are; the last batch is not full."""
+        return self.batches * BATCH - BATCH // 2
+
+
+def everything(groups: Sequence[str] | None = None, stores: Sequence[str] | None = None) -> Iterator[Scenario]:
+    """Yield scenarios without end, every group and store in turn."""
+    chosen = [
+        (group, store)
+        for group, (_, where) in GROUPS.items()
+        for store in where
+        if (not groups or group in groups) and (not stores or store in stores)
+    ]
+    for seed in count():
+        for group, store in chosen:
+            yield scenario(group, store, seed)
+
+
+def scenario(group: str, store: str, seed: int) -> Scenario:
+    """Return what happens under *seed*."""
+    draw, _ = GROUPS[group]
+    chance = random.Random(f"{group}/{seed}")  # noqa: S311 -- not a secret; the same on every store
+    drawn = draw(seed, chance)
+    if store == NAIVE:
+        drawn["dag"] = "naive"
+        drawn["in_flight"] = 1
+    return Scenario(group, store, seed, **drawn)  # type: ignore[arg-type]  # the drawers know its fields
+
+
+Drawn = dict[str, object]
+
+
+def _size(chance: random.Random) -> Drawn:
+    return {"batches": chance.randint(3, 6), "in_flight": chance.randint(1, 4)}
+
+
+def _kill_points(seed: int, chance: random.Random) -> Drawn:
+    points = tuple(PUSH_POINTS)
+    point = points[seed % len(points)]
+    plants = {("push", 1): Plant(point, nth=1 if seed < len(points) else chance.randint(1, 4))}
+    if chance.random() < 0.3:
+        plants["push", 2] = Plant(chance.choice(NAIVE_POINTS), nth=chance.randint(1, 2), host=True)
+    if chance.random() < 0.3:
+        plants["push", 1] = Plant(point, nth=plants["push", 1].nth, host=True)
+    return {**_size(chance), "what": f"killed {point}", "plants": plants}
+
+
+def _random_kills(_seed: int, chance: random.Random) -> Drawn:
+    kills = {
+        attempt: Kill(chance.uniform(0.2, 1.8), chance.choice(("task", "task", "host", "term")))
+        for attempt in range(1, chance.randint(1, 5) + 1)
+    }
+    size = {"batches": chance.randint(5, 12), "in_flight": chance.randint(1, 4), "latency": chance.uniform(0.1, 0.4)}
+    return {**size, "what": f"{len(kills)} kills", "kills": kills}
+
+
+def _server_faults(seed: int, chance: random.Random) -> Drawn:
+    kind, when = SERVER_FAULTS[seed % len(SERVER_FAULTS)]
+    size = _size(chance)
+    batches = int(str(size["batches"]))
+    place = {"first": 1, "middle": (batches + 1) // 2, "last": batches}
+    where = tuple(place)[seed // len(SERVER_FAULTS) % len(place) if seed >= len(SERVER_FAULTS) else seed % len(place)]
+    fault = Fault("push", kind, when=when, nth=place[where], seconds=HANG if kind == "hang" else None)
+    return {**size, "what": f"{kind} {when} the effect, {where} batch", "faults": [fault]}
+
+
+def _waiting(seed: int, chance: random.Random) -> Drawn:
+    points = (*WAIT_POINTS, *TRIGGER_POINTS)
+    point = points[seed % len(points)]
+    task = "trigger" if point in TRIGGER_POINTS else "wait"
+    # In execute_complete the sensor is in its second attempt: the first one deferred.
+    attempts = (1, 2, 3) if task == "wait" else (1,)
+    plants = {
+        (task, attempt): Plant(point, nth=chance.randint(1, 2) if "sweep" in point else 1) for attempt in attempts
+    }
+    if point in ("before deferring", "after deferring"):
+        plants = {(task, 1): Plant(point)}
+    return {**_size(chance), "what": f"killed {point}", "dag": "push_and_wait", "plants": plants}
+
+
+def _poll_faults(seed: int, chance: random.Random) -> Drawn:
+    kind = POLL_FAULTS[seed % len(POLL_FAULTS)]
+    size = _size(chance)
+    nth = chance.randint(1, int(str(size["batches"])))
+    lasts = kind in ("endless", "purged", "expired", "unknown_status", "row_missing", "row_too_many")
+    fault = Fault("push" if lasts else "poll", kind, nth=nth, seconds=1.0 if kind == "slow" else None)
+    patience = 4.0 if kind in ("endless", "unknown_status") else 60.0
+    return {
+        **size,
+        "what": f"poll: {kind}",
+        "dag": "push_and_wait",
+        "faults": [fault],
+        "patience": patience,
+    }
+
+
+AIRFLOW_FAULTS = (
+    "ledger down before a request",
+    "ledger down after a request",
+    "XCom down",
+    "cleared while running",
+    "cleared while deferred",
+    "cleared when done",
+    "a zombie beside its retry",
+    "a zombie with a request out",
+    "state-store clean",
+    "ledger lost",
+    "a zombie after its retry",
+)
+"""With the task state store as ledger, an outage is one of Airflow's API server."""
+
+
+def _airflow_faults(seed: int, chance: random.Random) -> Drawn:
+    what = AIRFLOW_FAULTS[seed % len(AIRFLOW_FAULTS)]
+    before = Plant("before the intent", nth=chance.randint(1, 3), meet=MEET)
+    out = Plant("body sent", nth=chance.randint(1, 2), meet=MEET)
+    after = Plant("before the acceptance write", nth=chance.randint(1, 2), meet=MEET)
+    killed = Plant("between batches", nth=2)
+    plant, event = {
+        "ledger down before a request": (before, "outage"),
+        "ledger down after a request": (after, "outage"),
+        "XCom down": (None, ""),
+        "cleared while running": (chance.choice((before, out, after)), "clear"),
+        "cleared while deferred": (None, "clear deferred"),
+        "cleared when done": (None, "clear done"),
+        "a zombie beside its retry": (chance.choice((before, after)), "zombie"),
+        "a zombie with a request out": (out, "zombie"),
+        "a zombie after its retry": (chance.choice((before, out, after)), "late zombie"),
+        "state-store clean": (killed, "clean"),
+        "ledger lost": (killed, "lose"),
+    }[what]
+    return {
+        **_size(chance),
+        "what": what,
+        "plants": {("push", 1): plant} if plant else {},
+        "event": event,
+        "dag": "push_and_wait" if what == "cleared while deferred" else "push_only",
+        "xcom_down_from": chance.randint(1, 6) if what == "XCom down" else None,
+    }
+
+
+GROUPS: Mapping[str, tuple[Callable[[int, random.Random], Drawn], Sequence[str]]] = {
+    "kill points": (_kill_points, (*STORES, NAIVE)),
+    "random kills": (_random_kills, (*STORES, NAIVE)),
+    "server faults": (_server_faults, (*STORES, NAIVE)),
+    "kills while waiting": (_waiting, (STATE, SQLITE)),
+    "poll faults": (_poll_faults, (STATE, SQLITE)),
+    "Airflow faults": (_airflow_faults, STORES),
+}

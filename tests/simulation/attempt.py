@@ -1,0 +1,352 @@
+"""One try of a task: the real engine in the real `Run`, one action at a time."""
+
+import math
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from enum import StrEnum
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, cast
+
+from airflow_provider_responsys.errors import (
+    Fenced,
+    InvalidRecipients,
+    InvalidSettings,
+    LedgerFailed,
+    NotAllSent,
+    ResponsysError,
+    SendRefused,
+    SettingsChanged,
+    StateLost,
+)
+from airflow_provider_responsys.ledger.interface import Ledger
+from airflow_provider_responsys.recipients.spool import Batch, Spool
+from airflow_provider_responsys.sending.engine import Action, Delivery, Engine, Limits, Wait
+from airflow_provider_responsys.sending.outcome import Resumed, Sent
+from airflow_provider_responsys.sending.pace import Pace
+from airflow_provider_responsys.sending.run import Event, Halt, Report, Run
+
+if TYPE_CHECKING:
+    from tests.simulation.stores import Held
+    from tests.simulation.world import Task, World
+
+IDENTITY = {"campaign_name": "Autumn", "list_type": "PROFILE", "match_on": ""}
+KILL_GRACE = 3.0  # as the operator has it
+GRACE = 70.0  # the same: the read timeout and its margin
+
+FINAL = (InvalidSettings, InvalidRecipients, SendRefused, StateLost, SettingsChanged)
+"""What the operator does not let Airflow retry."""
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+class Outcome(StrEnum):
+    """How a try ended, as Airflow sees it."""
+
+    SUCCESS = "success"
+    RETRY = "failed, and may be retried"
+    FINAL = "failed for good"
+    KILLED = "killed"
+
+
+class Turnover(Exception):
+    """The engine has had its turn, or waits."""
+
+
+class Turnwise(Engine):
+    """The engine, asked once a turn. A wait ends the turn, too: asking again is harmless."""
+
+    asked = False
+    waits: float | None = None
+
+    def decide(self, now: float) -> Action:
+        """Return the real decision, the first time in a turn."""
+        if self.asked:
+            raise Turnover
+        action = super().decide(now)
+        self.waits = action.until if isinstance(action, Wait) else None
+        if self.waits is not None:
+            raise Turnover
+        self.asked = True
+        return action
+
+
+class Rows:
+    """Stands in for the spool: what one try reads, in its order."""
+
+    def __init__(self, recipients: Sequence[int], fingerprints: Sequence[bytes]) -> None:
+        seen: dict[bytes, int] = {}
+        for recipient, fingerprint in zip(recipients, fingerprints, strict=True):
+            seen.setdefault(fingerprint, recipient)
+        self.read = len(recipients)
+        self.invalid = 0
+        self.duplicates = len(recipients) - len(seen)
+        self.left = seen
+
+    def __len__(self) -> int:
+        return self.read - self.duplicates
+
+    def exclude(self, fingerprints: Sequence[bytes]) -> int:
+        """Leave *fingerprints* out; return how many were here."""
+        return sum(self.left.pop(fingerprint, None) is not None for fingerprint in fingerprints)
+
+    def batches(self, size: int) -> Generator[Batch]:
+        """Yield who is left, *size* at a time."""
+        rows = list(self.left.items())
+        for start in range(0, len(rows), size):
+            some = rows[start : start + size]
+            yield Batch(
+                tuple(recipient for _, recipient in some),
+                tuple(fingerprint for fingerprint, _ in some),
+                tuple(str(recipient) for _, recipient in some),
+            )
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """What a thread of the pool is waiting for: an answer to a post, or (without a number) to a probe."""
+
+    work: Callable[..., None]
+    args: tuple[object, ...]
+    left_at: float
+
+    @property
+    def number(self) -> int | None:
+        """The number of the batch."""
+        return cast("int", self.args[0]) if self.args else None
+
+    @property
+    def recipients(self) -> list[int]:
+        """Who is posted to."""
+        return [int(body) for body in cast("tuple[str, ...]", self.args[1])]
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """One try. `step` takes its next action; `until` is set while it waits."""
+
+    world: "World"
+    task: "Task"
+    number: int
+    max_tries: int
+    generation: int
+    """How often the task had been restarted."""
+    source: Sequence[int]
+    may_have_begun: bool
+    until: float | None = None
+    outcome: Outcome | None = None
+    sent: Sent | None = None
+    run: Run | None = None
+    engine: Turnwise | None = None
+    flights: list[Flight] = field(default_factory=list)
+    inbox: "SimpleQueue[Event]" = field(default_factory=SimpleQueue)
+    instants: int = 0
+    """How often in a row it waited for no time at all."""
+    halted: bool = False
+    store_failed: bool = False
+    alone: bool = True
+    """Whether no other try could write while this one looked back, and since."""
+    lost: int = 0
+    """Answers that were lost."""
+    doubted: set[int] = field(default_factory=set)
+    """Batches of which a request may have been accepted, and nobody knows."""
+    posts: dict[int, int] = field(default_factory=dict)
+    """How often each batch was posted."""
+    phase: str = "begins"
+    ledger: Ledger | None = None
+    reads: Rows | None = None
+    resumed: Resumed | None = None
+    answer: ResponsysError | BaseException | str = ""
+
+    @property
+    def name(self) -> str:
+        """How the story calls this try."""
+        return f"{self.task.name} try {self.number}"
+
+    @property
+    def archived(self) -> bool:
+        """Whether a person has restarted the task since: what this try pushed may be pushed again."""
+        return self.generation < self.task.generation
+
+    @property
+    def current(self) -> bool:
+        """Whether no other try has taken this one's place."""
+        return self.task.current is self
+
+    @property
+    def ledger_failed(self) -> bool:
+        """Whether something could not be read or recorded."""
+        return self.store_failed or (self.engine is not None and self.engine.ledger_down)
+
+    @property
+    def spins(self) -> bool:
+        """Whether a batch is due again while another one is out: the engine then waits for no time at all."""
+        engine = self.engine
+        return engine is not None and bool(engine.again and self.flights) and engine.again[0][0] <= self.world.now
+
+    @property
+    def held(self) -> "dict[int, Held]":
+        """What this try holds on disk."""
+        return dict(self.world.store.held(self))
+
+    def step(self) -> None:
+        """Take the next action."""
+        self.until = None
+        try:
+            if self.phase == "begins":
+                self._begin()
+            elif self.phase == "looks back":
+                self._look_back()
+            elif self.phase == "sends":
+                self._send()
+            else:
+                self._report()
+        except Killed:
+            self.die()
+        except LedgerFailed as error:
+            self.store_failed = True
+            self.end(Outcome.FINAL if isinstance(error, FINAL) else Outcome.RETRY)
+
+    def submit(self, work: Callable[..., None], *args: object) -> None:
+        """Stand in for the pool of threads."""
+        flight = Flight(work, args, self.world.now)
+        if args:
+            self.world.truth.posted(self, flight)
+        self.world.moved = True
+        self.flights.append(flight)
+
+    def answered(self, flight: Flight, answer: BaseException | str) -> None:
+        """Let the thread of *flight* get its answer, and tell the main thread."""
+        self.flights.remove(flight)
+        self.answer = answer
+        flight.work(*flight.args)
+
+    def receive(self) -> None:
+        """Let the main thread, which waits, take in what is there."""
+        self.until = None
+        self._running._receive(0.0)
+
+    def halt(self) -> None:
+        """Send SIGTERM."""
+        self.halted = True
+        self.inbox.put(Halt(NotAllSent("the task was told to stop"), KILL_GRACE))
+        if self.until is not None:
+            self.receive()
+
+    def die(self) -> None:
+        """Send SIGKILL."""
+        self.end(Outcome.KILLED)
+
+    def end(self, outcome: Outcome) -> None:
+        """Leave the world; what is in flight arrives, or not."""
+        self.outcome = outcome
+        self.phase = "ended"
+        flights, self.flights = self.flights, []
+        self.world.ended(self, flights)
+
+    def post(self, _: tuple[str, ...]) -> str:
+        """Stand in for the wire."""
+        if isinstance(self.answer, str):
+            return self.answer
+        raise self.answer
+
+    def probe(self) -> None:
+        """Stand in for the harmless read."""
+        if not isinstance(self.answer, str):
+            raise self.answer
+
+    @property
+    def _running(self) -> Run:
+        assert self.run is not None
+        return self.run
+
+    def _begin(self) -> None:
+        world = self.world
+        self.ledger = world.store.open(self)
+        try:
+            key = self.ledger.begin(IDENTITY)
+        except StateLost:
+            self.task.mark = True
+            raise
+        if world.fault(2):
+            raise Killed
+        self.task.mark = True
+        self.reads = Rows(self.source, world.fingerprints(self.source, key))
+        self.phase = "looks back"
+
+    def _look_back(self) -> None:
+        assert self.reads is not None
+        assert self.ledger is not None
+        world = self.world
+        if world.setup.delivery is Delivery.AT_LEAST_ONCE:
+            self.ledger.release_doubts()
+        self.resumed = Resumed.of(self.ledger.earlier(), cast("Spool", self.reads))
+        left = len(self.reads) - self.resumed.here
+        self.phase = "reports"
+        if not left:
+            return
+        setup = world.setup
+        limits = Limits(
+            max_in_flight=setup.max_in_flight,
+            retry_for=setup.retry_for,
+            grace=GRACE,
+            deadline=world.now + setup.execution_timeout,
+            delivery=setup.delivery,
+        )
+        self.engine = world.parts.engine(limits=limits, pace=Pace.at(setup.per_minute, world.now))
+        self.run = world.parts.run(
+            self.engine,
+            self.reads.batches(setup.size),
+            left,
+            ledger=self.ledger,
+            post=self.post,
+            probe=self.probe,
+            inbox=self.inbox,
+            clock=world.clock,
+        )
+        self.engine.more = bool(self.run._queue)  # as `Run.to_end` does
+        self.phase = "sends"
+
+    def _send(self) -> None:
+        run, engine = self._running, self.engine
+        assert engine is not None
+        engine.asked = False
+        try:
+            run._loop(cast("ThreadPoolExecutor", self))
+        except Turnover:
+            if engine.waits is not None:
+                self._wait(engine.waits)
+        else:
+            self.phase = "reports"
+
+    def _wait(self, until: float) -> None:
+        if not self.inbox.empty():
+            self._running._receive(0.0)
+            return
+        now = self.world.now
+        self.instants = self.instants + 1 if until <= now else 0
+        self.world.truth.waits(self, until)
+        self.until = math.inf if self.world.spins and self.spins else max(until, now)
+
+    def _report(self) -> None:
+        assert self.reads is not None
+        assert self.resumed is not None
+        report = self.run._finish() if self.run else Report(0)
+        self.sent = self.world.truth.add_up(self, cast("Spool", self.reads), self.resumed, report)
+        self.end(outcome_of(self.sent, on_in_doubt=self.world.setup.on_in_doubt))
+
+
+def outcome_of(sent: Sent, *, on_in_doubt: str) -> Outcome:
+    """Return how Airflow takes *sent*: what the operator's ``_failure`` decides."""
+    stopped = sent.report.stopped
+    if isinstance(stopped, Fenced):
+        return Outcome.RETRY
+    if isinstance(stopped, FINAL):
+        return Outcome.FINAL
+    if sent.buckets.not_sent:
+        return Outcome.RETRY
+    if sent.buckets.rejected or (sent.buckets.in_doubt and on_in_doubt == "fail"):
+        return Outcome.FINAL
+    return Outcome.SUCCESS

@@ -1,0 +1,146 @@
+"""The rules of a send, in every schedule of small campaigns and in some of larger ones."""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
+
+from airflow_provider_responsys.errors import (
+    Fenced,
+    LedgerFailed,
+    NotAllSent,
+    ResponsysError,
+    SendRefused,
+    StateLost,
+)
+from airflow_provider_responsys.operators import FINAL, TriggerPushOperator
+from airflow_provider_responsys.sending.engine import Delivery
+from airflow_provider_responsys.sending.outcome import Buckets, Sent
+from airflow_provider_responsys.sending.run import Report
+from tests.simulation import attempt
+from tests.simulation.attempt import Outcome, outcome_of
+from tests.simulation.choices import Choices
+from tests.simulation.planted import PLANTED
+from tests.simulation.search import SMALL, breaks, by_chance, everyone, play, quiet
+from tests.simulation.world import Parts, Setup
+
+PAIR = ((1, 2),)
+
+REPLAYS: dict[str, tuple[str, list[int]]] = {
+    "settle before the answer": ("accepted means pushed", []),
+    "claim after the request": ("no post without a claim", []),
+    "retry of a reset": ("at most once", [0, 0, 0, 0, 0, 0, 0, 0, 3]),
+    "doubt counted as not sent": ("nobody forgotten", [0, 0, 0, 0, 0, 0, 0, 0, 3]),
+    "a resumed claim re-sent": ("at most once", [*[0] * 23, 1]),
+}
+"""The schedules of `SMALL` that the planted bugs were found by, shrunk: the rule that breaks, and the decisions.
+
+Both bugs of the answers show when time passes instead of an answer, the last one when the first try is killed.
+"""
+
+
+@pytest.fixture(autouse=True)
+def silent() -> Iterator[None]:
+    """Leave out what the provider logs."""
+    with quiet():
+        yield
+
+
+def test_random_schedules_break_no_rule() -> None:
+    """Retries, clears, zombies, kills, lost answers and failing stores, fifteen hundred times."""
+    assert by_chance(range(1_500)) is None
+
+
+@pytest.mark.parametrize(
+    "setup",
+    [
+        pytest.param(replace(SMALL, faults=1), id="task state store"),
+        pytest.param(replace(SMALL, sources=PAIR, faults=1, strikes=(), source_changes=True), id="another source"),
+        pytest.param(replace(SMALL, sources=PAIR, faults=1, delivery=Delivery.AT_LEAST_ONCE), id="at least once"),
+        pytest.param(replace(SMALL, sources=PAIR, faults=1, retries=0, on_clear="restart"), id="restart"),
+        pytest.param(replace(SMALL, sql=True, sources=PAIR, faults=1), id="SQL"),
+        pytest.param(replace(SMALL, sql=True, sources=((1, 2), (2,)), faults=0), id="two tasks"),
+    ],
+)
+def test_every_schedule_of_a_small_campaign_breaks_no_rule(setup: Setup) -> None:
+    """Nothing is left to chance: each thing that can happen, at each place."""
+    count, states = everyone(setup)
+
+    assert count > 10
+    assert states > 10
+
+
+@pytest.mark.parametrize("parts", [pytest.param(parts, id=name) for name, parts in PLANTED.items()])
+def test_a_planted_bug_is_found_and_its_schedule_is_short(parts: Parts) -> None:
+    """A simulation that finds nothing where there is something is worth nothing."""
+    found = by_chance(range(200), parts)
+
+    assert found is not None
+    assert sum(map(bool, found.script)) <= 4
+    assert len(found.story) <= 12
+    assert breaks(found.script, None, parts) == found.rule
+    assert breaks(found.script) is None
+
+
+@pytest.mark.parametrize("name", REPLAYS)
+def test_a_schedule_is_replayed_from_its_decisions(name: str) -> None:
+    """A short trace is enough to see a bug again, and to see that it is gone."""
+    rule, script = REPLAYS[name]
+
+    assert breaks(script, SMALL, PLANTED[name]) == rule
+    assert breaks(script, SMALL) is None
+
+
+def test_without_a_fault_everybody_is_pushed_in_one_try() -> None:
+    """The plain case, told."""
+    world = play(Choices(), SMALL, tells=True)
+
+    assert [line.split(maxsplit=1)[1] for line in world.story] == [
+        "task1 try 1 starts with [1, 2, 3]",
+        "task1 try 1, batch 1: accepted",
+        "task1 try 1, batch 2: accepted",
+        "task1 try 1, batch 3: accepted",
+        "task1 try 1: success",
+    ]
+
+
+def test_the_simulated_tries_end_as_the_operator_lets_them_end() -> None:
+    """The one decision that the simulation takes from the operator by hand is the operator's."""
+    stops: list[ResponsysError | None] = [
+        None,
+        NotAllSent("no"),
+        Fenced("no"),
+        StateLost("no"),
+        SendRefused("no"),
+        LedgerFailed("no"),
+    ]
+
+    for stopped, not_sent, rejected, in_doubt, on_in_doubt in itertools.product(
+        stops, (0, 1), (0, 1), (0, 1), ("fail", "continue")
+    ):
+        report = Report(3, rejected=Counter({"CODE": rejected}), not_sent=not_sent, stopped=stopped)
+        buckets = Buckets(read=3, accepted=3 - not_sent, rejected=rejected, in_doubt=in_doubt, not_sent=not_sent)
+        sent = Sent(buckets, report, [], [])
+        operator = SimpleNamespace(
+            campaign_name="Autumn", on_in_doubt=on_in_doubt, log=SimpleNamespace(warning=print), _name=lambda _: None
+        )
+
+        failure = TriggerPushOperator._failure(cast("Any", operator), sent)
+
+        assert outcome_of(sent, on_in_doubt=on_in_doubt) is _as_airflow_takes(failure)
+
+
+def test_the_simulation_retries_what_the_operator_retries() -> None:
+    """What is final is final in both."""
+    assert attempt.FINAL == FINAL
+
+
+def _as_airflow_takes(failure: Exception | None) -> Outcome:
+    if failure is None:
+        return Outcome.SUCCESS
+    return Outcome.FINAL if isinstance(failure, (AirflowFailException, *FINAL)) else Outcome.RETRY

@@ -1,0 +1,529 @@
+"""Airflow, Responsys, the network and the clock around the tries of a send: one schedule from start to end."""
+
+import math
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from airflow_provider_responsys.errors import (
+    FailedOver,
+    InDoubt,
+    InvalidAnswer,
+    LimitExceeded,
+    LoginExpired,
+    NoAnswer,
+    NotSent,
+    Refused,
+    ResponsysError,
+    SendRefused,
+    TryLater,
+)
+from airflow_provider_responsys.ledger.tries import OnClear, may_have_begun
+from airflow_provider_responsys.sending.engine import Delivery
+from airflow_provider_responsys.sending.run import Run
+from tests.simulation.attempt import Attempt, Flight, Killed, Outcome, Turnwise
+from tests.simulation.choices import Choices
+from tests.simulation.states import state_of
+from tests.simulation.stores import EPOCH, LATE_BEGINS, Record, SqlModel, SqlStore, Store, TaskStates, fingerprints
+from tests.simulation.truth import Broken, Truth
+
+TIMEOUT = 60.0  # as the connection has it
+MOST_STEPS = 5_000
+"""Far more than any schedule needs: one that goes on does not end."""
+
+SPINS = True
+"""Whether the engine may ask again at once, for as long as a batch that is due again waits for another's answer.
+
+It does (at least once only), which costs nothing but the processor's time.
+"""
+
+MOMENT = 1e-6
+"""No clock stands still: a wait that ends has taken a little longer."""
+
+REFUSALS = "not sent", "token expired", "limit exceeded", "try later", "batch refused", "send refused"
+DOUBTS = "answer lost", "queue failed", "an error of our own"
+ANSWERS = REFUSALS + DOUBTS
+"""How a request may end, other than well. Whether a lost one took effect is left open: the rules hold for both."""
+
+PROBES = "not sent", "lost", "failed over"
+
+
+class Strike(StrEnum):
+    """What may happen to a try from outside."""
+
+    KILL = "is killed"
+    ZOMBIE = "is taken for dead"
+    HALT = "is told to stop"
+    CLEAR = "is cleared"
+
+
+class Known(BaseException):
+    """Another schedule has come to this state, and goes on from it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What a schedule begins with."""
+
+    sources: tuple[tuple[int, ...], ...] = ((1, 2, 3),)
+    """The recipients of each task."""
+    size: int = 1
+    """Recipients in a request."""
+    sql: bool = False
+    retries: int = 1
+    faults: int = 2
+    calm: float = 0.9
+    """The share of answers and writes that nothing happens to."""
+    answers: Sequence[str] = ANSWERS
+    strikes: Sequence[Strike] = tuple(Strike)
+    source_changes: bool = True
+    on_clear: OnClear = "resume"
+    on_in_doubt: str = "fail"
+    delivery: Delivery = Delivery.AT_MOST_ONCE
+    slow_writes: bool = False
+    """Whether time may pass between the two transactions of a commit.
+
+    Then a sender may run out of patience with answers that it has not looked at
+    yet, and leaves in doubt what is known: more than "few in doubt" allows.
+    """
+    max_in_flight: int = 4
+    per_minute: float = 6_000
+    latency: float = 0.0
+    retry_for: float = 3_600.0
+    execution_timeout: float = math.inf
+
+    @classmethod
+    def drawn(cls, choices: Choices) -> "Setup":
+        """Choose a campaign."""
+        pick = choices.pick
+        batches = (2, 1, 3, 5, 8, 13)[pick(6)]
+        size = 1 + pick(3)
+        sql = bool(pick(3, 0.6))
+        people = tuple(range(1, batches * size + 1))
+        sources: tuple[tuple[int, ...], ...] = (people,)
+        if sql and pick(2):
+            shift = pick(len(people))
+            sources = (people, tuple(each + shift for each in people))
+        return cls(
+            sources=sources,
+            size=size,
+            sql=sql,
+            retries=(1, 2, 3, 0)[pick(4)],
+            faults=(2, 1, 3, 5, 9, 0)[pick(6)],
+            calm=(0.9, 0.98, 0.7, 0.3)[pick(4)],
+            on_clear=("resume", "restart")[pick(2, 0.8)],
+            on_in_doubt=("fail", "continue")[pick(2)],
+            delivery=(Delivery.AT_MOST_ONCE, Delivery.AT_LEAST_ONCE)[pick(2, 0.8)],
+            max_in_flight=(4, 1, 2, 8)[pick(4)],
+            per_minute=(6_000, 600, 60)[pick(3)],
+            latency=(0.0, 0.3, 20.0)[pick(3)],
+            retry_for=(3_600.0, 90.0, 10.0)[pick(3, 0.7)],
+            execution_timeout=(math.inf, 120.0, 5.0)[pick(3, 0.7)],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What is put to the test."""
+
+    engine: type[Turnwise] = Turnwise
+    run: type[Run] = Run
+    record: type[Record] = Record
+    sql: type[SqlModel] = SqlModel
+    transport: Callable[[ResponsysError], ResponsysError] = lambda error: error
+    """What the wire makes of a failure."""
+
+
+REAL = Parts()
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """A task instance: its tries, as Airflow counts them."""
+
+    name: str
+    source: Sequence[int]
+    max_tries: int
+    attempts: list[Attempt] = field(default_factory=list)
+    mark: bool = False
+    """Whether the last try left its mark in XCom."""
+    generation: int = 0
+    """How often a person restarted it."""
+
+    @property
+    def current(self) -> Attempt | None:
+        """The try whose writes count."""
+        return self.attempts[-1] if self.attempts else None
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How the newest try ended."""
+        return self.attempts[-1].outcome if self.attempts else None
+
+    @property
+    def due(self) -> bool:
+        """Whether Airflow starts another try."""
+        if not self.attempts:
+            return True
+        return self.outcome in (Outcome.RETRY, Outcome.KILLED) and len(self.attempts) <= self.max_tries
+
+
+class World:
+    """One schedule. Each decision comes from *choices*; `Broken` says which rule it broke."""
+
+    def __init__(self, setup: Setup, choices: Choices, parts: Parts = REAL, *, tells: bool = False) -> None:
+        self.setup = setup
+        self.parts = parts
+        self.now = 0.0
+        self.story: list[str] = []
+        self.faults_left = setup.faults
+        self.truth = Truth(self)
+        self.store: Store = SqlStore(self, parts.sql) if setup.sql else TaskStates(self, parts.record)
+        self.tasks = [
+            Task(f"task{number}", source, setup.retries) for number, source in enumerate(setup.sources, start=1)
+        ]
+        self.live: list[Attempt] = []
+        self.steps = 0
+        self.moved = True
+        """Whether anything that others can see has happened since a strike was last possible."""
+        self._choices = choices
+        self._tells = tells
+        self._suspended: list[Attempt] = []
+        self.suspended: list[Hashable] = []
+        """What the suspended tries are about to do."""
+        self._known: dict[tuple[bytes, int], bytes] = {}
+        self._recipients: dict[bytes, int] = {}
+
+    def to_end(self) -> None:
+        """Go on until every task has ended."""
+        try:
+            while self._turn():
+                pass
+        except Known:
+            return
+        self.truth.check_end()
+
+    # What the tries and the stores ask for
+
+    @property
+    def faults_used(self) -> int:
+        """How much went wrong."""
+        return self.setup.faults - self.faults_left
+
+    @property
+    def spins(self) -> bool:
+        """Whether an engine may wait for no time at all."""
+        return SPINS
+
+    def clock(self) -> float:
+        """Return the time."""
+        return self.now
+
+    def moment(self) -> datetime:
+        """Return the date and time."""
+        return EPOCH + timedelta(seconds=self.now)
+
+    def fingerprints(self, recipients: Sequence[int], key: bytes) -> list[bytes]:
+        """Return what a ledger with *key* knows *recipients* as."""
+        found = fingerprints(recipients, key, self._known)
+        self._recipients.update(zip(found, recipients, strict=True))
+        return found
+
+    def recipient(self, fingerprint: bytes) -> int:
+        """Return whom *fingerprint* stands for."""
+        return self._recipients[fingerprint]
+
+    def fault(self, options: int, calm: float | None = None) -> int:
+        """Decide whether something goes wrong: 0, or which of the others."""
+        if not self.faults_left:
+            return 0
+        choice = self._choices.pick(options, self.setup.calm if calm is None else calm)
+        self.faults_left -= bool(choice)
+        return choice
+
+    def write(self, attempt: Attempt, do: Callable[[], None], answer: Exception, silence: Exception) -> None:
+        """Let *attempt* do a durable write, or let it fail in one of the ways that there are."""
+        self.moved = True
+        happens = self.fault(7)
+        if happens:
+            self.tell(f"{attempt.name}, while it writes: {WRITES[happens]}")
+            self.truth.troubles += happens in (3, 4, 5)
+        if happens in (1, 3, 4):
+            raise (Killed, Killed, Killed, answer, silence)[happens]
+        if happens == REPLACED:
+            self._replace(attempt)
+        do()
+        self.checked(attempt)
+        if happens == 2:
+            raise Killed
+        if happens == 5:
+            raise silence
+
+    def checked(self, attempt: Attempt) -> None:
+        """Check what *attempt* wrote."""
+        self.truth.check_ledger(attempt)
+
+    def gap(self, attempt: Attempt, what: Hashable) -> None:
+        """Let others go on before *attempt* does *what*."""
+        if len(self.live) > 1:
+            self._suspended.append(attempt)
+            self.suspended.append(what)
+            limit = math.inf if self.setup.slow_writes else self.now
+            while self._choices.pick(2, 0.6) and self._turn(limit):
+                pass
+            self._suspended.remove(attempt)
+            self.suspended.pop()
+
+    def sleep(self, attempt: Attempt, seconds: float) -> None:
+        """Let the time pass for *attempt*."""
+        wakes = self.now + seconds
+        self._suspended.append(attempt)
+        self.suspended.append(wakes)
+        while self.now < wakes and self._turn(wakes):
+            pass
+        self.suspended.pop()
+        self.now = max(self.now, wakes)
+        self._suspended.remove(attempt)
+
+    def ended(self, attempt: Attempt, flights: Sequence[Flight]) -> None:
+        """See *attempt* off; nobody will ever know about its *flights*."""
+        self.moved = True
+        self.tell(f"{attempt.name}: {attempt.outcome}")
+        self.live.remove(attempt)
+        if attempt.outcome is Outcome.KILLED or flights:
+            self.truth.troubles += 1
+        self.truth.check_ledger(attempt)
+        self.truth.check_report(attempt)
+
+    def tell(self, what: str) -> None:
+        """Add to the story."""
+        if self._tells:
+            self.story.append(f"{self.now:8.2f} {what}")
+
+    # What happens next
+
+    def _turn(self, limit: float = math.inf) -> bool:
+        """Let one thing happen, not after *limit*; return whether there was any."""
+        self.steps += 1
+        if self.steps > MOST_STEPS:
+            raise Broken("the task ends", f"not after {MOST_STEPS} steps")
+        for task in self.tasks:
+            if task.due and not any(each.task is task for each in self._suspended):
+                self._start(task)
+        if self.faults_left and self.moved:
+            self._strike()
+            self.moved = False
+        awake = [attempt for attempt in self.live if attempt not in self._suspended]
+        ready = [
+            attempt
+            for attempt in awake
+            # Who looks back into a database may have to wait there.
+            if attempt.until is None and not (limit == self.now and attempt.phase == "looks back")
+        ]
+        waits = min((attempt.until for attempt in awake if attempt.until is not None), default=math.inf)
+        flights = [
+            (attempt, flight)
+            for attempt in awake
+            if attempt.until is not None
+            for flight in attempt.flights
+            if flight.left_at + self.setup.latency <= waits and flight.left_at + self.setup.latency <= limit
+        ]
+        last = min((flight.left_at + TIMEOUT for attempt in awake for flight in attempt.flights), default=math.inf)
+        timed = min(waits, last)
+        tick = timed <= limit and timed < math.inf and (waits < last or self.faults_left > 0) and not ready
+        choices = len(ready) + len(flights) + tick
+        if not choices:
+            return self._nothing(awake, limit)
+        choice = self._choices.pick(choices)
+        if choice < len(ready):
+            ready[choice].step()
+        elif choice < len(ready) + len(flights):
+            attempt, flight = flights[choice - len(ready)]
+            self.now = max(self.now, flight.left_at + self.setup.latency)
+            self._answer(attempt, flight)
+        else:
+            self._tick(awake, waits, last)
+        if self._choices.prunes and self._choices.known(state_of(self)):
+            raise Known
+        return True
+
+    def _nothing(self, awake: Sequence[Attempt], limit: float) -> bool:
+        if awake and limit == math.inf and not self._suspended:
+            raise Broken("the task ends", "nothing can happen any more")
+        return False
+
+    def _tick(self, awake: Sequence[Attempt], waits: float, last: float) -> None:
+        """Let the time pass: until somebody's wait ends, or an answer can't come any more."""
+        self.moved = True
+        self.now = max(self.now, min(waits, last)) + MOMENT
+        if last <= waits:
+            for attempt in awake:
+                for flight in attempt.flights:
+                    if flight.left_at + TIMEOUT <= self.now:
+                        self._expire(attempt, flight)
+                        return
+        for attempt in awake:
+            if attempt.until is not None and attempt.until <= self.now:
+                attempt.until = None
+
+    def _expire(self, attempt: Attempt, flight: Flight) -> None:
+        self.faults_left -= 1
+        if flight.number is None:
+            self._take_in(attempt, flight, InvalidAnswer("timed out"))
+            return
+        self.tell(f"{attempt.name}, batch {flight.number}: timed out")
+        self.truth.lost(attempt, flight)
+        self._take_in(attempt, flight, NoAnswer("timed out"))
+
+    def _answer(self, attempt: Attempt, flight: Flight) -> None:
+        """Let *flight* be answered, and with it perhaps others of the same try."""
+        self.moved = True
+        self._decide(attempt, flight)
+        while attempt.flights and self._choices.pick(2, 0.8):
+            self._decide(attempt, attempt.flights[0])
+        attempt.receive()
+
+    def _decide(self, attempt: Attempt, flight: Flight) -> None:
+        if flight.number is None:
+            happens = self.fault(1 + len(PROBES))
+            name = ("", *PROBES)[happens]
+            if name:
+                self.tell(f"{attempt.name}, harmless read: {name}")
+            attempt.answered(flight, PROBE_ERRORS[name]() if name else "")
+            return
+        happens = self.fault(1 + len(self.setup.answers))
+        if not happens:
+            self.tell(f"{attempt.name}, batch {flight.number}: accepted")
+            self.truth.accepted(attempt, flight)
+            attempt.answered(flight, f"{attempt.task.name}-{attempt.number}-{flight.number}")
+            return
+        name = self.setup.answers[happens - 1]
+        self.tell(f"{attempt.name}, batch {flight.number}: {name}")
+        if name in REFUSALS:
+            self.truth.refused(attempt, flight)
+        else:
+            self.truth.lost(attempt, flight)
+        error = ERRORS[name]()
+        attempt.answered(flight, self.parts.transport(error) if isinstance(error, ResponsysError) else error)
+
+    def _take_in(self, attempt: Attempt, flight: Flight, error: ResponsysError) -> None:
+        attempt.answered(flight, self.parts.transport(error))
+        if attempt.until is not None:
+            attempt.receive()
+
+    # Airflow
+
+    def _start(self, task: Task) -> None:
+        """Start the next try: the store refuses the writes of its predecessors from now on."""
+        number = len(task.attempts) + 1
+        source = self._source(task) if number > 1 else task.source
+        began = may_have_begun(
+            try_number=number, left=("responsys_began",) if task.mark else (), remembers=self.setup.on_clear == "resume"
+        )
+        task.mark = False
+        attempt = Attempt(self, task, number, task.max_tries, task.generation, source, may_have_begun=began)
+        for other in self.live:
+            if self.setup.sql and other.task is task:
+                attempt.alone = False  # unlike Airflow's store, a database takes what a replaced try learns
+        task.attempts.append(attempt)
+        self.live.append(attempt)
+        self.moved = True
+        self.tell(f"{attempt.name} starts with {list(source)}")
+
+    def _source(self, task: Task) -> Sequence[int]:
+        """Return what a later try reads: perhaps other rows, perhaps in another order."""
+        if not self.setup.source_changes:
+            return task.source
+        people = task.source
+        return (
+            people,
+            people[::-1],
+            (*people[1:], people[0]),
+            people[1:] or people,
+            (900 + len(task.attempts), *people),
+            (*people, people[0]),
+        )[self._choices.pick(6, 0.5)]
+
+    def _strike(self) -> None:
+        """Let something happen to a try from outside."""
+        menu = list(self._possible_strikes())
+        if not menu:
+            return
+        choice = self.fault(1 + len(menu), 1.0 - (1.0 - self.setup.calm) / 4)
+        if not choice:
+            return
+        strike, task, attempt = menu[choice - 1]
+        self.tell(f"{attempt.name} {strike}")
+        self.truth.troubles += strike is not Strike.KILL
+        match strike:
+            case Strike.KILL:
+                attempt.die()
+            case Strike.HALT:
+                attempt.halt()
+            case Strike.ZOMBIE:
+                self._start(task)
+            case Strike.CLEAR:
+                task.max_tries = len(task.attempts) + self.setup.retries
+                task.generation += self.setup.on_clear == "restart"
+                self._start(task)
+
+    def _possible_strikes(self) -> Iterator[tuple[Strike, Task, Attempt]]:
+        allowed = self.setup.strikes
+        for attempt in self.live:
+            if Strike.KILL in allowed and attempt not in self._suspended:
+                yield Strike.KILL, attempt.task, attempt
+        for task in self.tasks:
+            current = task.current
+            if current is None:
+                continue
+            suspended = any(each.task is task for each in self._suspended)
+            runs, replaceable = current.outcome is None, self._may_be_replaced(current)
+            if Strike.ZOMBIE in allowed and runs and replaceable and len(task.attempts) <= task.max_tries:
+                yield Strike.ZOMBIE, task, current
+            if Strike.HALT in allowed and runs and not suspended and not current.halted:
+                yield Strike.HALT, task, current
+            if Strike.CLEAR in allowed and replaceable and not suspended:
+                yield Strike.CLEAR, task, current
+
+    def _replace(self, attempt: Attempt) -> None:
+        """Take *attempt* for dead while it writes."""
+        task = attempt.task
+        if self._may_be_replaced(attempt) and len(task.attempts) <= task.max_tries:
+            self.truth.troubles += 1
+            self._start(task)
+
+    def _may_be_replaced(self, attempt: Attempt) -> bool:
+        """Tell whether a next try may begin now."""
+        late = self.setup.sql and attempt.phase == "begins" and attempt.outcome is None
+        return attempt.current and (LATE_BEGINS or not late)
+
+
+REPLACED = 6
+WRITES = (
+    "",
+    "killed before",
+    "killed after",
+    "the store fails",
+    "no answer, not written",
+    "no answer, but written",
+    "taken for dead",
+)
+
+ERRORS: dict[str, Callable[[], BaseException]] = {
+    "not sent": lambda: NotSent("no route"),
+    "token expired": lambda: LoginExpired("token"),
+    "limit exceeded": lambda: LimitExceeded("limit", wait=60.0),
+    "try later": lambda: TryLater("busy", wait=30.0),
+    "batch refused": lambda: Refused("bad"),
+    "send refused": lambda: SendRefused("no such campaign"),
+    "answer lost": lambda: NoAnswer("reset"),
+    "queue failed": lambda: InDoubt("queue", code="UNRECOVERABLE_EXCEPTION"),
+    "an error of our own": lambda: RuntimeError("a defect"),
+}
+
+PROBE_ERRORS: dict[str, Callable[[], ResponsysError]] = {
+    "not sent": lambda: NotSent("no route"),
+    "lost": lambda: NoAnswer("reset"),
+    "failed over": lambda: FailedOver("secondary"),
+}
