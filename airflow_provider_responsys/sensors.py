@@ -285,7 +285,7 @@ class PushRequestSensor(BaseSensorOperator):
     def _finish(self, context: "Context", waiting: "Waiting") -> dict[str, Any]:
         """Return the counts, all requests having ended; fail if they demand it."""
         log_progress(self.log, waiting.results)
-        if problems := self._problems(waiting.results):
+        if problems := [*self._problems(waiting.results), *waiting.mismatch()]:
             message = "; ".join(problems)
             self._end(context, AirflowFailException(message), RequestsFailed(message))
         return waiting.summary()
@@ -420,6 +420,15 @@ class Waiting:
         if self.book:
             self.book.note(outcomes)
         return bool(still_open)
+
+    def mismatch(self) -> list[str]:
+        """Return what is wrong with the number of results, where the requests alone do not show it."""
+        results, accepted = self.results, self.asked.accepted
+        known = results.recipients_succeeded + results.recipients_failed
+        # Fewer are counted as unknown: a batch that a person settled by hand has no request, and no results.
+        if accepted is None or known <= accepted or results.request_errors[ROWS_DIFFER]:
+            return []
+        return [f"{known} results came for {accepted} recipients ({ROWS_DIFFER}): whose they are can't be told"]
 
     def summary(self) -> dict[str, Any]:
         """Return what the sensor returns. Unknown recipients are counted where their number is known, or null."""

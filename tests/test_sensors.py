@@ -189,6 +189,15 @@ def test_the_outputs_of_a_mapped_push(sandbox: Sandbox, run_dag: Runner) -> None
     assert run.get_task_instance("ids").xcom_pull(task_ids="ids") == counts(finished=2, succeeded=3)
 
 
+def test_more_results_than_recipients_fail(sandbox: Sandbox) -> None:
+    """Whose the surplus one is can't be told, so neither can whose the others are."""
+    [request_id] = pushed(["C1", "C2"])
+    waiting = sensor({"request_ids": [request_id], "recipients": {"accepted": 1}}, deferrable=False)
+
+    with pytest.raises(AirflowFailException, match="2 results came for 1 recipients"):
+        waiting.execute({})
+
+
 @pytest.mark.parametrize(
     ("value", "ids", "accepted"),
     [
