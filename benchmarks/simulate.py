@@ -24,7 +24,7 @@ EVERY = 15.0  # seconds between two lines of progress
 
 SMALL_ONES: dict[str, Setup] = {
     "task state store, two faults": SMALL,
-    "task state store, two faults, at least once": replace(SMALL, strikes=(), delivery=Delivery.AT_LEAST_ONCE),
+    "task state store, one fault, at least once": replace(SMALL, faults=1, delivery=Delivery.AT_LEAST_ONCE),
     "task state store, one fault, every answer": Setup(faults=1),
     "SQL, one fault": replace(SMALL, sql=True, faults=1),
     "SQL, two tasks that share people, no fault": replace(SMALL, sql=True, sources=((1, 2), (2, 3)), faults=0),
