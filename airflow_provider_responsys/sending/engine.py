@@ -353,7 +353,7 @@ class Engine:
 
     def _next_time(self, now: float) -> float:
         times = [self._patience()]
-        if self.again:
+        if self.again and len(self.flight) + len(self.ready) < self.window:
             times.append(max(self.again[0][0], self.hold))
         if (self.ready and len(self.flight) < self.window) or (self.more and self.free > 0):
             times.append(max(self.pace.earliest(), self.hold))

@@ -468,6 +468,16 @@ def test_a_repetition_that_is_refused_does_not_undo_the_doubt(second: NotAccepte
     assert world.in_doubt == {1}
 
 
+def test_a_repetition_that_is_due_waits_for_a_free_place() -> None:
+    """Two lost batches are due again at once, and one request may be out: the second waits, and does not spin."""
+    limits = Limits(delivery=Delivery.AT_LEAST_ONCE, max_in_flight=2)
+    world = World(batches=2, answers=[NoAnswer("lost"), NoAnswer("lost")], limits=limits, latency=60.0)
+
+    world.run()
+
+    assert world.accepted == {1, 2}
+
+
 def test_waiting_repetitions_count_as_in_flight_and_others_go_on() -> None:
     """Two minutes of waiting hold one slot, not the campaign."""
     limits = Limits(delivery=Delivery.AT_LEAST_ONCE, max_in_flight=4)

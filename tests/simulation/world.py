@@ -32,11 +32,8 @@ TIMEOUT = 60.0  # as the connection has it
 MOST_STEPS = 5_000
 """Far more than any schedule needs: one that goes on does not end."""
 
-SPINS = True
-"""Whether the engine may ask again at once, for as long as a batch that is due again waits for another's answer.
-
-It does (at least once only), which costs nothing but the processor's time.
-"""
+SPINS = False
+"""Whether the engine may ask again at once while a batch that is due again waits for another's answer: it may not."""
 
 MOMENT = 1e-6
 """No clock stands still: a wait that ends has taken a little longer."""
