@@ -89,7 +89,7 @@ class TriggerPushOperator(BaseOperator):
     :param min_recipients: fail before the first request if there are fewer
     :param max_recipients: fail before the first request if there are more
     :param delivery: ``at_most_once``, or ``at_least_once``, which sends again what
-        may have been lost
+        may have been lost, also by an earlier try: people may be pushed twice
     :param on_in_doubt: after all else is sent, ``fail`` or ``continue`` when
         somebody is in doubt
     :param on_clear: after a person cleared the task, ``resume`` sends to everyone
