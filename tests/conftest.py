@@ -1,12 +1,14 @@
 """What every test stands on: an Airflow home of its own, and a real PostgreSQL."""
 
 import atexit
+import json
 import os
 import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import pytest
@@ -57,6 +59,30 @@ def postgres() -> Iterator[dict[str, str | int]]:
     finally:
         server.cleanup()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def fresh_postgres(postgres: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Give a database of its own on the real PostgreSQL."""
+    import psycopg  # noqa: PLC0415 -- only some tests need it
+
+    name = f"fresh_{token_hex(8)}"
+    server = {"host": postgres["host"], "port": postgres["port"], "user": postgres["login"], "dbname": "postgres"}
+    with psycopg.connect(**server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        yield {**postgres, "schema": name}
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def ledger(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Give the id of a connection to a SQL ledger."""
+    if request.param == "sqlite":
+        connection: dict[str, Any] = {"conn_type": "sqlite", "host": str(tmp_path / "ledger.db")}
+    else:
+        connection = {"conn_type": "postgres", **request.getfixturevalue("fresh_postgres")}
+    monkeypatch.setenv("AIRFLOW_CONN_LEDGER", json.dumps(connection))
+    return "ledger"
 
 
 @pytest.fixture(scope="session")

@@ -499,30 +499,6 @@ def test_a_path_that_can_not_be_written_changes_nothing(sandbox: Sandbox, run_da
     assert push.recipients == {"read": 200, "in_doubt": 200}
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def ledger(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Give the id of a connection to a SQL ledger."""
-    if request.param == "sqlite":
-        connection: dict[str, Any] = {"conn_type": "sqlite", "host": str(tmp_path / "ledger.db")}
-    else:
-        connection = {"conn_type": "postgres", **request.getfixturevalue("fresh_postgres")}
-    monkeypatch.setenv("AIRFLOW_CONN_LEDGER", json.dumps(connection))
-    return "ledger"
-
-
-@pytest.fixture
-def fresh_postgres(postgres: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Give a database of its own on the real PostgreSQL."""
-    import psycopg  # noqa: PLC0415 -- only these tests need it
-
-    name = f"ledger_{next(NUMBERS)}"
-    server = {"host": postgres["host"], "port": postgres["port"], "user": postgres["login"], "dbname": "postgres"}
-    with psycopg.connect(**server, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-        yield {**postgres, "schema": name}
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
-
-
 def test_a_retry_on_a_sql_ledger_goes_on_where_the_first_try_stopped(
     sandbox: Sandbox, run_dag: RunDag, ledger: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowException, AirflowFailException, TaskDeferred
 from sqlalchemy import event
@@ -55,28 +54,6 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
         connection = running.connection(poll_requests_per_minute=60_000)
         monkeypatch.setenv("AIRFLOW_CONN_RESPONSYS_DEFAULT", json.dumps(connection))
         yield running
-
-
-@pytest.fixture
-def fresh_postgres(postgres: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Give a database of its own on the real PostgreSQL."""
-    name = f"polling_{next(NUMBERS)}"
-    server = {"host": postgres["host"], "port": postgres["port"], "user": postgres["login"], "dbname": "postgres"}
-    with psycopg.connect(**server, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-        yield {**postgres, "schema": name}
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def ledger(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Give the id of a connection to a SQL ledger."""
-    if request.param == "sqlite":
-        connection: dict[str, Any] = {"conn_type": "sqlite", "host": str(tmp_path / "ledger.db")}
-    else:
-        connection = {"conn_type": "postgres", **request.getfixturevalue("fresh_postgres")}
-    monkeypatch.setenv("AIRFLOW_CONN_LEDGER", json.dumps(connection))
-    return "ledger"
 
 
 @pytest.fixture
