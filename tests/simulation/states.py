@@ -7,6 +7,7 @@ from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING
 
 from airflow_provider_responsys.ledger.task_state import TaskStateLedger
+from airflow_provider_responsys.protocol.pace import Pace
 from airflow_provider_responsys.recipients.spool import Batch
 from airflow_provider_responsys.sending.engine import Engine
 from airflow_provider_responsys.sending.run import Run
@@ -29,7 +30,7 @@ def state_of(world: "World") -> Hashable:
         tuple((task.max_tries, task.mark, task.generation) for task in world.tasks),
         tuple(_attempt(attempt, now) for task in world.tasks for attempt in task.attempts),
         tuple(world.live.index(attempt) for task in world.tasks for attempt in task.attempts if attempt in world.live),
-        tuple(sorted((recipient, attempt.name) for recipient, attempt in truth.pushed.items())),
+        tuple(sorted((who, tuple(sorted(each.name for each in pushers))) for who, pushers in truth.pushed.items())),
         tuple(sorted((recipient, attempt.name, batch) for recipient, (attempt, batch) in truth.maybe.items())),
         _store(world),
     )
@@ -57,7 +58,6 @@ def _attempt(attempt: "Attempt", now: float) -> Hashable:
 
 
 def _engine(engine: Engine, now: float) -> Hashable:
-    pace = engine.pace
     return (
         engine.more,
         tuple(engine.ready),
@@ -79,10 +79,21 @@ def _engine(engine: Engine, now: float) -> Hashable:
         engine.troubles,
         engine.lost,
         engine.latency and round(engine.latency, 3),
+        _pace(engine.pace, now),
+        _from(engine.limits.deadline, now),
+    )
+
+
+def _pace(pace: Pace, now: float) -> Hashable:
+    refused = pace.refused_since is not None
+    return (
         max(_from(pace.due, now) or 0.0, 0.0),
         pace.rate,
-        _from(pace.changed, now) if pace.rate < pace.limit else None,
-        _from(engine.limits.deadline, now),
+        _from(pace.began, now),
+        tuple(_from(sent, now) for sent in pace.held),
+        (_from(pace.refused_since, now), _from(pace.last_refused, now), pace.wait) if refused else None,
+        _from(pace.turned, now),
+        (pace.rise, _from(pace.rise_at, now)) if pace.rate < pace.limit else None,
     )
 
 

@@ -1,7 +1,7 @@
 """What really happened, and the rules that it must obey after every step and at the end."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from airflow_provider_responsys.errors import ResponsysError
@@ -36,8 +36,8 @@ class Truth:
 
     def __init__(self, world: "World") -> None:
         self._world = world
-        self.pushed: dict[int, Attempt] = {}
-        """Who was pushed for certain, by whom last."""
+        self.pushed: dict[int, list[Attempt]] = {}
+        """Who was pushed for certain, and by whom: at least once, two tasks may push one person."""
         self.maybe: dict[int, tuple[Attempt, int]] = {}
         """Who may have been pushed, by which batch last: all who were posted to and not certainly refused."""
         self.troubles = 0
@@ -65,7 +65,10 @@ class Truth:
     def accepted(self, attempt: Attempt, flight: Flight) -> None:
         """Note that Responsys queued a request."""
         if not attempt.archived:
-            self.pushed.update(dict.fromkeys(flight.recipients, attempt))
+            for recipient in flight.recipients:
+                pushers = self.pushed.setdefault(recipient, [])
+                if attempt not in pushers:
+                    pushers.append(attempt)
 
     def refused(self, attempt: Attempt, flight: Flight) -> None:
         """Note that Responsys certainly did not queue a request."""
@@ -106,6 +109,11 @@ class Truth:
                 "few in doubt", f"{attempt.name} leaves {is_open} requests open after {attempt.lost} lost answers"
             )
 
+    def check_newest(self, attempt: Attempt) -> None:
+        """Check that nobody shuts the newest try out."""
+        if attempt.current and attempt.fenced:
+            raise Broken("the newest goes on", f"{attempt.name} is told that another try has begun")
+
     def add_up(self, attempt: Attempt, rows: Spool, resumed: Resumed, report: Report) -> Sent:
         """Return what *attempt* reports: its buckets add up to the rows read."""
         try:
@@ -118,8 +126,8 @@ class Truth:
         if attempt.sent is None or attempt.archived or not attempt.current:
             return
         buckets = attempt.sent.buckets
-        pushed = _count(attempt, self.pushed.values())
-        maybe = _count(attempt, (other for other, _ in self.maybe.values()))
+        pushed = sum(any(_counts(attempt, other) for other in pushers) for pushers in self.pushed.values())
+        maybe = sum(_counts(attempt, other) for other, _ in self.maybe.values())
         if self._world.setup.delivery is Delivery.AT_LEAST_ONCE:
             maybe = 0  # who is in doubt is given back, and may end as not sent, or refused
         if buckets.accepted > pushed or maybe > buckets.accepted + buckets.in_doubt:
@@ -222,6 +230,6 @@ class Truth:
         return counts[0], counts[1]
 
 
-def _count(attempt: Attempt, pushers: Iterable[Attempt]) -> int:
-    """Return how many of *pushers* are tries of the same task, and no person restarted it since."""
-    return sum(other.task is attempt.task and not other.archived for other in pushers)
+def _counts(attempt: Attempt, other: Attempt) -> bool:
+    """Tell whether what *other* pushed counts for *attempt*: the same task, and no person restarted it since."""
+    return other.task is attempt.task and not other.archived
