@@ -133,7 +133,7 @@ def _logged_in(keyring: Keyring, now: Callable[[], float], waits: Iterator[float
             wait = next(waits, None) if retries >= 0 else None
             if wait is None:
                 raise _nothing_sent(keyring.account, error) from error
-            yield Pause(_least_wait(error) + wait)
+            yield Pause(_least_wait(error) + wait, f"no login at {keyring.account.host} yet: {error}")
 
 
 def _refreshed(keyring: Keyring, token: Token, now: Callable[[], float]) -> Conversation[Token | None]:

@@ -42,7 +42,7 @@ def call(
             wait = next(patience, None)
             if wait is None:
                 raise
-            yield Pause(wait + (error.wait if isinstance(error, TryLater) else 0.0))
+            yield Pause(wait + (error.wait if isinstance(error, TryLater) else 0.0), str(error))
 
 
 def authorized(refused: Token | None) -> Conversation[Token]:

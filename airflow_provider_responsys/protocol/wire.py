@@ -65,9 +65,10 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Wait *seconds*; the reply is None."""
+    """Wait *seconds*; the reply is None. *reason* is what a person may read meanwhile."""
 
     seconds: float
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

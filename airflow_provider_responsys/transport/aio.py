@@ -1,6 +1,7 @@
 """Hold conversations with Responsys on aiohttp, in one event loop."""
 
 import asyncio
+import logging
 import os
 import ssl
 import time
@@ -36,6 +37,7 @@ from airflow_provider_responsys.transport.limits import (
     MAX_ANSWER,
     PIECE,
     login_waits,
+    tell,
 )
 
 NOTHING_LEFT = (
@@ -51,6 +53,8 @@ LARGE = 32 * 1024
 """Bytes of an answer that takes long enough to read for others in the loop to notice; 200 results are 15,000."""
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +126,8 @@ class Responsys:
         match step:
             case Send(request):
                 return await self._exchange(request)
-            case Pause(seconds):
+            case Pause(seconds) as pause:
+                tell(log, pause)
                 await self._sleep(seconds)
                 return None
             case Authorize(refused):

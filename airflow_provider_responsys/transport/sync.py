@@ -1,5 +1,6 @@
 """Hold conversations with Responsys on requests, from any number of threads."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -35,9 +36,12 @@ from airflow_provider_responsys.transport.limits import (
     MAX_ANSWER,
     PIECE,
     login_waits,
+    tell,
 )
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 class Responsys:
@@ -92,7 +96,8 @@ class Responsys:
         match step:
             case Send(request):
                 return self._exchange(request)
-            case Pause(seconds):
+            case Pause(seconds) as pause:
+                tell(log, pause)
                 self._sleep(seconds)
                 return None
             case Authorize(refused):

@@ -231,6 +231,17 @@ def test_the_login_limit_is_waited_out(drive: "Drive") -> None:
     assert line.script.pauses == [60.0, 61.0, 62.0, 63.0, 64.0]
 
 
+def test_a_wrong_password_after_the_limit_is_final(drive: "Drive") -> None:
+    """However often the limit refused before: a wrong password is told once, and never again."""
+    line = drive(TOO_MANY, TOO_MANY, WRONG_PASSWORD, signed_in=False, login_waits=range(9))
+
+    for _ in range(2):
+        with pytest.raises(LoginFailed, match="INVALID_USER_NAME_PASSWORD"):
+            line.run(authorized(None))
+
+    assert len(line.script.asked) == 3
+
+
 def test_the_login_limit_is_not_waited_out_for_ever(drive: "Drive", account: Account) -> None:
     """What is left may pass, and says how."""
     line = drive(TOO_MANY, TOO_MANY, signed_in=False, login_waits=(5.0,))

@@ -17,7 +17,7 @@ from airflow_provider_responsys.protocol.call import authorized, call, sent
 from airflow_provider_responsys.protocol.push import Push, submit
 from airflow_provider_responsys.protocol.wire import Conversation, Pause, Request, Response, Token
 from airflow_provider_responsys.transport import aio, sync
-from airflow_provider_responsys.transport.limits import login_waits
+from airflow_provider_responsys.transport.limits import LOGIN_SPREADS, login_waits
 
 if TYPE_CHECKING:
     from tests.transport.conftest import Act, Certificate, OpenLine, Serve, Server
@@ -563,5 +563,31 @@ def test_logins_are_spread() -> None:
     """Fifty tasks that start together must not come back together."""
     waits = list(login_waits())
 
-    assert len(set(waits)) == len(waits) == 12
-    assert all(1 <= wait <= 30 for wait in waits)
+    assert len(set(waits)) == len(waits) == len(LOGIN_SPREADS)
+    assert all(1 <= wait <= spread for wait, spread in zip(waits, LOGIN_SPREADS, strict=True))
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(10.0, ["Trying again in 10 s: too many logins"]), (9.0, [])])
+def test_a_long_pause_says_why(
+    line: "OpenLine",
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    seconds: float,
+    said: list[str],
+) -> None:
+    """Who looks at the log learns that the task waits, and for what."""
+
+    def patient() -> Conversation[None]:
+        yield Pause(seconds, "too many logins")
+        yield Pause(60.0)
+
+    async def at_once(_: float) -> None:
+        pass
+
+    opened = line()
+    monkeypatch.setattr(opened.driver, "_sleep", at_once if opened.kind == "aio" else lambda _: None)
+
+    with caplog.at_level("INFO", logger="airflow_provider_responsys"):
+        opened.run(patient())
+
+    assert caplog.messages == said
