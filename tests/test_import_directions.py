@@ -12,9 +12,8 @@ NAME = "airflow_provider_responsys"
 PACKAGE = ROOT / NAME
 
 HOOKS = {"errors", "protocol", "transport", "recipients", "provider_info"}
-# The pace is one rule for pushes and for polls.
-TRIGGERS = HOOKS | {"hooks", "ledger", "sending.pace"}
-SENSORS = TRIGGERS | {"triggers"}
+TRIGGERS = HOOKS | {"hooks", "ledger", "metrics"}
+SENSORS = TRIGGERS | {"triggers", "progress"}
 OPERATORS = SENSORS | {"sending"}
 
 MAY_IMPORT = {
@@ -27,6 +26,8 @@ MAY_IMPORT = {
     "ledger": {"errors", "protocol"},
     "sandbox": {"errors", "protocol"},
     "sending": {"errors", "protocol", "recipients", "ledger"},
+    "metrics": {"errors", "protocol"},
+    "progress": {"errors", "metrics", "sending"},
     "hooks": HOOKS,
     "triggers": TRIGGERS,
     "sensors": SENSORS,
@@ -39,7 +40,7 @@ MAY_IMPORT = {
 }
 """A module may import the layers, or the single modules, in its row, its own layer, and nothing else of ours."""
 
-MEET_AIRFLOW = {"hooks", "operators", "sensors", "triggers", "decorators", "links", "plugin", "cli"}
+MEET_AIRFLOW = {"hooks", "metrics", "operators", "sensors", "triggers", "decorators", "links", "plugin", "cli"}
 
 HTTP = {
     "requests": {"transport.sync"},

@@ -1,5 +1,4 @@
 """The sending engine: batches from the spool are claimed, sent and settled, paced and concurrent.
 
-`engine` decides and does nothing; `run` does what it says and decides nothing;
-`pace` says when the next request may leave.
+`engine` decides and does nothing; `run` does what it says and decides nothing.
 """

@@ -27,13 +27,12 @@ from airflow_provider_responsys.errors import (
     NotAccepted,
     NotAllSent,
     NotSent,
-    Refused,
     ResponsysError,
     SendRefused,
     TryLater,
 )
 from airflow_provider_responsys.ledger.interface import Accepted, Released, Settlement
-from airflow_provider_responsys.sending.pace import Pace
+from airflow_provider_responsys.protocol.pace import Pace
 
 FIRST_WINDOW = 4
 """Requests in flight before the first answer tells how long one takes."""
@@ -46,7 +45,7 @@ LOST_IN_A_ROW = 3
 otherwise a server that answers everything but pushes would turn a whole campaign into doubt."""
 
 WRITE_WITHIN = 0.1
-"""Seconds that an answer may wait to be written together with the next claim."""
+"""Seconds that an answer may wait to be written together with the next claim, and a claim together with others."""
 
 BACKOFF = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)
 """Seconds to wait after the first, second, … trouble in a row."""
@@ -160,9 +159,9 @@ class Engine:
 
     def accepted(self, number: int, request_id: str, now: float) -> None:
         """Responsys queued *number*: the sky is clear."""
-        self._answered(number, now)
+        posted = self._answered(number, now)
         self.answers.append(Accepted(number, request_id))
-        self.pace.accepted(now)
+        self.pace.accepted(posted, now)
         self.cautious = False
         self.troubled_since = None
         self.troubles = self.lost = 0
@@ -171,7 +170,7 @@ class Engine:
         """Take note of why *number* was not accepted; return whether it is to be claimed again."""
         posted = self._answered(number, now)
         if isinstance(error, NotAccepted):
-            return self._not_accepted(number, error, now)
+            return self._not_accepted(number, error, posted, now)
         self._in_doubt(number, error, posted, now)
         return False
 
@@ -220,8 +219,8 @@ class Engine:
 
     @property
     def free(self) -> int:
-        """Return how many batches may be claimed: what is answered but unwritten still counts as out."""
-        return self.window - len(self.flight) - len(self.ready) - len(self.again) - len(self.answers)
+        """Return how many batches may be claimed, in the write that settles what is answered."""
+        return self.window - len(self.flight) - len(self.ready) - len(self.again)
 
     # What follows from an event
 
@@ -232,20 +231,22 @@ class Engine:
         self.latency = took if self.latency is None else self.latency + 0.1 * (took - self.latency)
         return posted
 
-    def _not_accepted(self, number: int, error: NotAccepted, now: float) -> bool:
+    def _not_accepted(self, number: int, error: NotAccepted, posted: float, now: float) -> bool:
+        passes = self._rides_out(error, posted, now)
         if self.tries.get(number, 1) > 1:
             # An earlier request of this batch is in doubt: that this one was refused does not undo it.
-            if not isinstance(error, Refused):
-                self._trouble(now, error.wait if isinstance(error, TryLater) else 0.0)
-            elif isinstance(error, SendRefused):
-                self.stop(error, now)
             return False
         self.answers.append(Released(number))
         self.lost = 0
+        self.more = self.more or passes
+        return passes
+
+    def _rides_out(self, error: NotAccepted, posted: float, now: float) -> bool:
+        """Wait as *error* demands; return whether what was refused may be accepted later."""
         match error:
             case LimitExceeded():
-                self.pace.refused(now, error.wait)
-                self._trouble(now, error.wait)
+                self.pace.refused(posted, now)
+                self._take_care(now)
             case TryLater():
                 self._trouble(now, error.wait)
             case NotSent() | LoginExpired():
@@ -255,7 +256,6 @@ class Engine:
                 return False
             case _:
                 return False
-        self.more = True
         return True
 
     def _in_doubt(self, number: int, error: ResponsysError, posted: float, now: float) -> None:
@@ -278,11 +278,15 @@ class Engine:
 
     def _trouble(self, now: float, wait: float) -> None:
         """Hold everything back for *wait* seconds or the next backoff, whichever is longer."""
-        if self.troubled_since is None:
-            self.troubled_since = now
+        self._take_care(now)
         if now >= self.hold:  # those that were in flight together are in trouble together, and count once
             self.troubles += 1
         self.hold = max(self.hold, now + max(wait, self._backoff()))
+
+    def _take_care(self, now: float) -> None:
+        """Send one request at a time until one is accepted, and be patient only for so long."""
+        if self.troubled_since is None:
+            self.troubled_since = now
         self.cautious = True
 
     def _backoff(self) -> float:
@@ -304,7 +308,7 @@ class Engine:
         slots = self.pace.slots(now) if now >= self.hold else 0
         if self.ready and (posts := min(slots, len(self.ready), self.window - len(self.flight))) > 0:
             return Post(self._take(posts, now))
-        if self.more and not self.ready and (claims := min(slots, self.free)) > 0:
+        if self.more and not self.ready and (claims := min(slots, self.free)) > 0 and now >= self._gathered(slots):
             return Commit(self._written(), claims)
         if self.answers and not self._claims_soon(now):
             return Commit(self._written(), 0)
@@ -336,6 +340,13 @@ class Engine:
         self.probing = True
         return Probe()
 
+    def _gathered(self, slots: int) -> float:
+        """Return when to claim what is free: where the pace leaves room for more, a write for each is too dear."""
+        if 2 * self.free >= min(slots, self.window):
+            return -math.inf
+        last_post = next(reversed(self.flight.values()), -math.inf)
+        return last_post + WRITE_WITHIN
+
     def _claims_soon(self, now: float) -> bool:
         return self.more and self.free > 0 and max(self.pace.earliest(), self.hold) - now <= WRITE_WITHIN
 
@@ -355,8 +366,10 @@ class Engine:
         times = [self._patience()]
         if self.again and len(self.flight) + len(self.ready) < self.window:
             times.append(max(self.again[0][0], self.hold))
-        if (self.ready and len(self.flight) < self.window) or (self.more and self.free > 0):
+        if self.ready and len(self.flight) < self.window:
             times.append(max(self.pace.earliest(), self.hold))
+        elif self.more and self.free > 0:
+            times.append(max(self.pace.earliest(), self.hold, self._gathered(self.pace.slots(now))))
         return max(now, min(times))
 
     def _patience(self) -> float:

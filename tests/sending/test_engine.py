@@ -22,6 +22,8 @@ from airflow_provider_responsys.errors import (
     TryLater,
 )
 from airflow_provider_responsys.ledger.interface import Accepted, Released
+from airflow_provider_responsys.protocol.pace import SCOUT, Pace
+from airflow_provider_responsys.sandbox.limits import Windows
 from airflow_provider_responsys.sending.engine import (
     LOST_IN_A_ROW,
     Action,
@@ -34,7 +36,6 @@ from airflow_provider_responsys.sending.engine import (
     Probe,
     Wait,
 )
-from airflow_provider_responsys.sending.pace import Pace
 
 Answer = str | ResponsysError
 
@@ -66,11 +67,13 @@ class World:
         self.latency = latency
         self.out: list[tuple[float, int]] = []
         self.posts: list[tuple[float, int]] = []
+        self.answered: list[tuple[float, Answer]] = []
         self.commits: list[Commit] = []
         self.probed: list[float] = []
         self.claimed: set[int] = set()
         self.settled: dict[int, Accepted | Released] = {}
         self.most_out = 0
+        self.most_in_doubt = 0
         self.ledger_error: Callable[[Commit], ResponsysError | None] = lambda _: None
 
     def run(self, *, until: float = math.inf) -> Action:
@@ -111,6 +114,7 @@ class World:
         numbers = [next(self.numbers) for _ in range(min(claim, self.left))]
         self.left -= len(numbers)
         self.claimed |= set(numbers)
+        self.most_in_doubt = max(self.most_in_doubt, len(self.in_doubt))
         self.engine.claimed(numbers, more=self.left > 0)
 
     def _wait(self, until: float) -> None:
@@ -119,7 +123,8 @@ class World:
             self.now = self.until
         elif self.out and self.out[0][0] <= until:
             self.now, number = self.out.pop(0)
-            answer = self.answers.popleft() if self.answers else f"id-{number}"
+            answer = self._answer(number)
+            self.answered.append((self.now, answer))
             if isinstance(answer, str):
                 self.engine.accepted(number, answer, self.now)
             elif self.engine.failed(number, answer, self.now):
@@ -128,6 +133,9 @@ class World:
             assert until < math.inf, "waits for ever"
             assert until > self.now, "waits for a time that has passed"
             self.now = until
+
+    def _answer(self, number: int) -> Answer:
+        return self.answers.popleft() if self.answers else f"id-{number}"
 
     @property
     def accepted(self) -> set[int]:
@@ -138,6 +146,37 @@ class World:
     def in_doubt(self) -> set[int]:
         """Return the batches that the ledger holds as claimed and not settled."""
         return self.claimed - set(self.settled)
+
+
+class Limited(World):
+    """The same, with a limit of requests a minute, of which another program takes *taken* from *since* on."""
+
+    def __init__(
+        self, *, limit: int, taken: int = 0, since: float = 70.0, sliding: bool = False, latency: float = 0.5
+    ) -> None:
+        super().__init__(batches=100_000, per_minute=limit, latency=latency)
+        self.limit = limit
+        self.taken = taken
+        self.since = since
+        self.sliding = sliding
+        self.counted = Windows()
+
+    def _answer(self, number: int) -> Answer:
+        left = self.limit - (self.taken if self.now >= self.since else 0)
+        if self.counted.admit("push", left, now=self.now, span=60.0, sliding=self.sliding):
+            return f"id-{number}"
+        return LimitExceeded("limit", wait=60.0)
+
+    @property
+    def refusals(self) -> list[float]:
+        """Return when something was refused."""
+        return [at for at, answer in self.answered if not isinstance(answer, str)]
+
+    def per_minute(self, since: float, until: float) -> float:
+        """Return how many requests a minute were accepted then."""
+        return (
+            sum(since <= at < until and isinstance(answer, str) for at, answer in self.answered) / (until - since) * 60
+        )
 
 
 def test_everything_is_claimed_sent_and_settled() -> None:
@@ -182,14 +221,18 @@ def test_in_flight_follows_rate_times_latency() -> None:
     assert quick.most_out <= 4
 
 
+@pytest.mark.parametrize("sliding", [False, True])
+@pytest.mark.parametrize("limit", [200, 400, 1_000])
 @pytest.mark.parametrize("latency", [0.1, 0.5, 1.0])
-def test_the_limit_is_reached_whatever_the_latency(latency: float) -> None:
-    """After the first minute, at least 98 % of the limit."""
-    world = World(batches=2_000, per_minute=400, latency=latency)
+def test_the_limit_is_reached_whatever_the_latency(limit: int, latency: float, sliding: bool) -> None:
+    """After the first minute, at least 98 % of the limit, with as many requests in flight as that takes."""
+    world = Limited(limit=limit, latency=latency, sliding=sliding)
 
-    world.run(until=240.0)
+    world.run(until=190.0)
 
-    assert sum(60.0 <= at < 180.0 for at, _ in world.posts) >= 0.98 * 800
+    assert world.per_minute(60.0, 180.0) >= 0.98 * limit
+    assert not world.refusals
+    assert world.most_out <= 24  # 17, and what may catch up at once
 
 
 def test_an_answer_is_written_with_the_next_claim_or_soon() -> None:
@@ -206,6 +249,26 @@ def test_an_answer_is_written_with_the_next_claim_or_soon() -> None:
         (0, 1),
         (1, 0),
     ]
+
+
+def test_one_write_settles_and_claims_for_several() -> None:
+    """Where the pace leaves room for all that is free, a write for each answer would be too dear."""
+    world = World(batches=100, per_minute=60_000, latency=0.01, limits=Limits(max_in_flight=8))
+
+    world.run()
+
+    assert len(world.accepted) == 100
+    assert sum(commit.claim > 0 for commit in world.commits) <= 100 / 4
+    assert world.most_in_doubt == 8
+
+
+def test_what_is_free_waits_a_tenth_of_a_second_for_more() -> None:
+    """Fewer writes must not mean fewer requests in flight where answers come slowly."""
+    world = World(batches=20, per_minute=60_000, latency=10.0, limits=Limits(max_in_flight=8))
+
+    world.run()
+
+    assert [round(at, 3) for at, _ in world.posts[:12]] == [0.0] * 4 + [10.0] * 5 + [10.1] * 3
 
 
 @pytest.mark.parametrize("error", [NotSent("no route"), LoginExpired("token"), TryLater("full", wait=30)])
@@ -243,14 +306,54 @@ def test_trouble_backs_off_and_goes_on_one_at_a_time() -> None:
     assert len(world.accepted) == 30
 
 
-def test_the_limit_run_into_lowers_the_pace() -> None:
-    """Somebody else uses a part of the account's limit."""
-    world = World(batches=5, answers=[LimitExceeded("limit", wait=60)], per_minute=1_000)
+@pytest.mark.parametrize("sliding", [False, True])
+@pytest.mark.parametrize("limit", [200, 1_000])
+@pytest.mark.parametrize("taken", [0.3, 0.7])
+def test_a_limit_that_is_shared_is_used_as_far_as_others_leave_it(limit: int, taken: float, sliding: bool) -> None:
+    """Nine tenths of what is left from the third minute on; what was refused is sent later, and nothing twice."""
+    world = Limited(limit=limit, taken=int(limit * taken), sliding=sliding)
+
+    world.run(until=500.0)
+
+    assert world.per_minute(190.0, 490.0) >= 0.9 * (limit - world.taken)
+    assert world.refusals
+    assert all(not at < post < at + SCOUT for at in world.refusals for post, _ in world.posts)
+    assert len(world.in_doubt) <= world.most_out
+    assert world.engine.stopped is None
+
+
+def test_a_limit_that_others_use_up_ends_the_patience() -> None:
+    """A scout every few seconds is no acceptance."""
+    world = World(batches=2, answers=[LimitExceeded("limit", wait=60)] * 1_000, limits=Limits(retry_for=300))
 
     world.run()
 
-    assert world.engine.pace.rate == 800
-    assert len(world.accepted) == 5
+    assert isinstance(world.engine.stopped, NotAllSent)
+    assert 300 <= world.now <= 302
+    assert not world.in_doubt
+
+
+def test_scouts_leave_the_backoff_alone() -> None:
+    """A connection that fails after twenty refusals is the first trouble of its kind."""
+    errors: list[Answer] = [*[LimitExceeded("limit", wait=60)] * 20, NotSent("no route")]
+    world = World(batches=2, answers=errors, limits=Limits(max_in_flight=1), latency=0.1)
+
+    world.run()
+
+    (failed, _), (again, _) = world.posts[20:22]
+    assert again - failed <= SCOUT + 0.1
+    assert len(world.accepted) == 2
+
+
+def test_a_refused_repetition_waits_for_the_limit_too() -> None:
+    """At least once: the limit is run into by the second request of a batch in doubt."""
+    limits = Limits(delivery=Delivery.AT_LEAST_ONCE, max_in_flight=1)
+    world = World(batches=2, answers=["ok", NoAnswer("lost"), LimitExceeded("limit", wait=60)], limits=limits)
+
+    world.run()
+
+    assert world.engine.pace.last_refused == world.posts[2][0]
+    assert len(world.in_doubt) == 1
 
 
 def test_a_refused_batch_does_not_stop_the_others() -> None:
