@@ -8,6 +8,7 @@ from collections.abc import Callable, Container, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from queue import Empty, SimpleQueue
 from typing import TypeAlias
 
@@ -15,6 +16,7 @@ from airflow_provider_responsys.errors import InDoubt, LedgerFailed, NotAccepted
 from airflow_provider_responsys.ledger.interface import Accepted, Holder, Ledger, Wanted
 from airflow_provider_responsys.recipients.spool import Batch
 from airflow_provider_responsys.sending.engine import Commit, Done, Engine, Post, Probe, Wait
+from airflow_provider_responsys.sending.progress import Observer, Progress, Speed
 
 PROGRESS_EVERY = 30.0  # seconds
 
@@ -132,7 +134,8 @@ class Run:
     """One send, from the first claim to the last settlement.
 
     *post* sends one batch's bodies and returns the request id, on any thread;
-    *probe* is the harmless read. Both raise `ResponsysError`.
+    *probe* is the harmless read. Both raise `ResponsysError`. *observer* is told
+    what happens.
     """
 
     def __init__(
@@ -145,6 +148,7 @@ class Run:
         post: Callable[[tuple[str, ...]], str],
         probe: Callable[[], None],
         inbox: Inbox,
+        observer: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.engine = engine
@@ -154,10 +158,12 @@ class Run:
         self._post = post
         self._probe = probe
         self._inbox = inbox
+        self._observer = observer or Observer()
         self._clock = clock
         self._numbers = itertools.count(1)
         self._claimed: dict[int, Batch] = {}
         self._began = clock()
+        self._speed = Speed(self._began)
 
     def to_end(self) -> Report:
         """Send everything, or stop for the reason in the report; return what became of it."""
@@ -171,13 +177,14 @@ class Run:
         return self._finish()
 
     def _loop(self, pool: ThreadPoolExecutor) -> None:
+        self._observer.progress(self._progress())
         progress_at = self._began + PROGRESS_EVERY
         while True:
+            if self._clock() >= progress_at:
+                self._tell_progress(self._progress())
+                progress_at = self._clock() + PROGRESS_EVERY
             self._receive_all()
             now = self._clock()
-            if now >= progress_at:
-                self._log_progress(now)
-                progress_at = now + PROGRESS_EVERY
             match self.engine.decide(now):
                 case Done():
                     return
@@ -237,6 +244,7 @@ class Run:
                 batch = self._claimed.pop(number)
                 self.report.accepted += len(batch)
                 self.report.request_ids.append(request_id)
+                self._observer.accepted(len(batch))
                 self.engine.accepted(number, request_id, now)
             case Failed(number, error):
                 self._failed(number, error, now)
@@ -255,39 +263,56 @@ class Run:
         if claim_again:
             log.warning("Batch %d was not accepted and will be sent again: %s", number, error)
             self._queue.put_back(batch)
+            self._observer.put_off(error)
         elif isinstance(error, NotAccepted) and number not in self.engine.tries:
             log.error("Batch %d (%d recipients) was refused: %s", number, size, error)
-            self.report.rejected[error.code or type(error).__name__] += size
+            code = error.code or type(error).__name__
+            self.report.rejected[code] += size
+            self._observer.rejected(size, code)
         else:
             log.error("Batch %d (%d recipients) is in doubt: %s", number, size, error)
-            self.report.doubts.append(Doubt(f"batch {number}", size, str(error), batch.fingerprints))
+            self._doubt(number, batch, str(error))
 
     def _finish(self) -> Report:
         report = self.report
         for number, batch in self._claimed.items():
             if number in self.engine.flight or number in self.engine.tries:
-                reason = "stopped before its answer came"
-                report.doubts.append(Doubt(f"batch {number}", len(batch), reason, batch.fingerprints))
+                self._doubt(number, batch, "stopped before its answer came")
             else:
                 report.not_sent += len(batch)
         report.not_sent += report.total - self._queue.taken
         report.stopped = self.engine.stopped
-        self._log_progress(self._clock())
+        log.info("%s", self._progress(at_end=True))
         return report
 
-    def _log_progress(self, now: float) -> None:
-        minutes = max(now - self._began, 0.001) / 60
-        rate = len(self.report.request_ids) / minutes
-        left = self.report.left
-        log.info(
-            "Accepted %d of %d recipients in %d requests, %.0f requests a minute (limit %.0f), %d in doubt%s",
-            self.report.accepted,
-            self.report.total,
-            len(self.report.request_ids),
-            rate,
-            self.engine.pace.limit,
-            self.report.in_doubt,
-            f", about {left / max(self.report.accepted / minutes, 1):.0f} min to go" if left else "",
+    def _doubt(self, number: int, batch: Batch, reason: str) -> None:
+        self.report.doubts.append(Doubt(f"batch {number}", len(batch), reason, batch.fingerprints))
+        self._observer.in_doubt(len(batch))
+
+    def _tell_progress(self, progress: Progress) -> None:
+        log.info("%s", progress)
+        self._observer.progress(progress)
+
+    def _progress(self, *, at_end: bool = False) -> Progress:
+        """Return how far this is: at the rate of the last minute, and at the end of the whole send."""
+        report, now = self.report, datetime.now(UTC)
+        requests = len(report.request_ids)
+        speed = Speed(self._began) if at_end else self._speed
+        requests_a_second, accepted_a_second = speed.lately(self._clock(), requests, report.accepted)
+        left = 0 if at_end else report.left
+        going_on = left and accepted_a_second
+        return Progress(
+            total=report.total,
+            accepted=report.accepted,
+            rejected=report.rejected.total(),
+            in_doubt=report.in_doubt,
+            not_sent=report.not_sent,
+            left=left,
+            requests=requests,
+            per_minute=requests_a_second * 60,
+            limit=self.engine.pace.limit,
+            now=now,
+            ends_at=now + timedelta(seconds=left / accepted_a_second) if going_on else None,
         )
 
     # On the pool's threads

@@ -24,12 +24,13 @@ from airflow_provider_responsys.errors import (
 )
 from airflow_provider_responsys.ledger.interface import Accepted, Claim, Holder, Settlement, Wanted
 from airflow_provider_responsys.ledger.memory import MemoryLedger
+from airflow_provider_responsys.protocol.pace import Pace
 from airflow_provider_responsys.recipients.fields import FieldSettings
 from airflow_provider_responsys.recipients.rows import from_sequence
 from airflow_provider_responsys.recipients.spool import Batch, Spool
 from airflow_provider_responsys.sending import run as shell
 from airflow_provider_responsys.sending.engine import Delivery, Engine, Limits
-from airflow_provider_responsys.sending.pace import Pace
+from airflow_provider_responsys.sending.progress import Observer, Progress
 from airflow_provider_responsys.sending.run import Event, Halt, Inbox, Report, Run
 
 Answer = str | BaseException
@@ -64,6 +65,35 @@ class Ledger(MemoryLedger):
         return [Claim(want.number, self.lost.get(want.number, {})) for want in wanted]
 
 
+class Notes(Observer):
+    """Keeps what it is told, on one thread only."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, int | str]] = []
+        self.told: list[Progress] = []
+        self.thread = threading.get_ident()
+
+    def accepted(self, recipients: int) -> None:
+        self._note("accepted", recipients)
+
+    def rejected(self, recipients: int, code: str) -> None:
+        self._note(f"rejected {code}", recipients)
+
+    def in_doubt(self, recipients: int) -> None:
+        self._note("in doubt", recipients)
+
+    def put_off(self, error: ResponsysError) -> None:
+        self._note("put off", type(error).__name__)
+
+    def progress(self, progress: Progress) -> None:
+        assert threading.get_ident() == self.thread
+        self.told.append(progress)
+
+    def _note(self, what: str, value: int | str) -> None:
+        assert threading.get_ident() == self.thread
+        self.requests.append((what, value))
+
+
 class Sender:
     """A run over *count* recipients, ten a batch, whose n-th request is answered by the n-th of *answers*."""
 
@@ -72,6 +102,7 @@ class Sender:
         self.ledger = Ledger()
         self.sent: Counter[str] = Counter()
         self.inbox: Inbox = QuickInbox()
+        self.notes = Notes()
         self.ids = itertools.count(1)
         self.lock = threading.Lock()
         self.probes = 0
@@ -86,6 +117,7 @@ class Sender:
             post=self.post,
             probe=self.probe,
             inbox=self.inbox,
+            observer=self.notes,
             clock=self.clock,
         )
 
@@ -346,3 +378,74 @@ def test_progress_is_logged_in_counts(
     assert "min to go" in caplog.text
     assert "Accepted 50 of 50 recipients in 5 requests" in caplog.text
     assert "c1" not in caplog.text
+
+
+def test_an_observer_is_told_what_becomes_of_each_request(spool: Spool) -> None:
+    """As it happens, with numbers and codes and nobody's name."""
+    sender = Sender(
+        spool,
+        LimitExceeded("too fast", wait=0.0),
+        "id",
+        Refused("no", code="INVALID_PARAMETER"),
+        NoAnswer("reset"),
+        Refused("no code"),
+    )
+
+    report = sender.run.to_end()
+
+    assert sender.notes.requests == [
+        ("put off", "LimitExceeded"),
+        ("accepted", 10),
+        ("rejected INVALID_PARAMETER", 10),
+        ("in doubt", 10),
+        ("rejected Refused", 10),
+        ("accepted", 10),
+    ]
+    check(report)
+
+
+def test_an_observer_is_told_whom_a_stop_leaves_in_doubt(spool: Spool) -> None:
+    """What was in flight when the sender gave up waiting."""
+    sender = Sender(spool, "id-1", grace=0.0)
+    gone = threading.Event()
+    post = sender.post
+
+    def lost(bodies: tuple[str, ...]) -> str:
+        if sender.sent:
+            sender.inbox.put(Halt(NotAllSent("told to stop"), 0.0))
+            gone.wait(5)
+        return post(bodies)
+
+    sender.run._post = lost
+
+    report = sender.run.to_end()
+    gone.set()
+
+    assert sender.notes.requests == [("accepted", 10), ("in doubt", 10)]
+    check(report)
+
+
+def test_an_observer_is_told_how_far_it_is(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the beginning, so that a retry's numbers take the place of an earlier try's."""
+    monkeypatch.setattr(shell, "PROGRESS_EVERY", 0.0)
+    sender = Sender(spool, Refused("no"))
+
+    sender.run.to_end()
+
+    first, *others = sender.notes.told
+    assert (first.total, first.accepted, first.left, first.requests, first.ends_at) == (50, 0, 50, 0, None)
+    assert any((each.accepted, each.rejected, each.left, each.requests) == (10, 10, 30, 1) for each in others)
+    assert all(each.ends_at > each.now for each in others if each.ends_at)
+    assert any(each.ends_at for each in others)
+    assert first.limit == 60_000_000
+
+
+def test_the_last_line_is_about_everybody(spool: Spool, caplog: pytest.LogCaptureFixture) -> None:
+    """Also those who will not be sent to."""
+    caplog.set_level(logging.INFO)
+    sender = Sender(spool, "id-1", SendRefused("no campaign"))
+
+    sender.run.to_end()
+
+    assert caplog.messages[-1].startswith("Accepted 10 of 50 recipients in 1 requests, ")
+    assert caplog.messages[-1].endswith(" 0 in doubt, 10 rejected, 30 not sent")
