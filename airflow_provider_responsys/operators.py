@@ -27,7 +27,10 @@ from airflow_provider_responsys.ledger import tries
 from airflow_provider_responsys.ledger.fingerprint import fingerprinter
 from airflow_provider_responsys.ledger.memory import MemoryLedger
 from airflow_provider_responsys.ledger.task_state import TaskStateLedger
+from airflow_provider_responsys.metrics import Metrics
+from airflow_provider_responsys.progress import PUSH, Note, PushObserver
 from airflow_provider_responsys.protocol.call import authorized
+from airflow_provider_responsys.protocol.pace import Pace
 from airflow_provider_responsys.protocol.polling import probe
 from airflow_provider_responsys.protocol.push import (
     MAX_BODY,
@@ -44,7 +47,6 @@ from airflow_provider_responsys.recipients.rows import Chunk, from_sequence
 from airflow_provider_responsys.recipients.spool import Spool
 from airflow_provider_responsys.sending.engine import Delivery, Engine, Limits
 from airflow_provider_responsys.sending.outcome import Resumed, Sent, doubt_lines
-from airflow_provider_responsys.sending.pace import Pace
 from airflow_provider_responsys.sending.run import Doubt, Halt, Inbox, Report, Run
 
 if TYPE_CHECKING:
@@ -69,7 +71,9 @@ class TriggerPushOperator(BaseOperator):
 
     The recipients are read, checked and de-duplicated before the first request
     leaves. The task ends when Responsys has queued every batch; pass its output
-    to a `PushRequestSensor` to wait for what became of them.
+    to a `PushRequestSensor` to wait for what became of them. While it sends, its log
+    says each half minute how far it is; Airflow's task state store (3.3 and newer)
+    shows the same under ``push_progress``. `metrics` names what it counts.
 
     :param campaign_name: name of an existing push campaign (templated)
     :param recipients: rows as mappings, or the output of a task that returns
@@ -278,6 +282,7 @@ class TriggerPushOperator(BaseOperator):
             resumed = Resumed.of(ledger.earlier(), spool)
             self._check_position(context, ledger, resumed)
             left = len(spool) - resumed.here
+            observer = self._observer(context, resumed)
             report = Report(0)
             if left:
                 report = Run(
@@ -288,11 +293,20 @@ class TriggerPushOperator(BaseOperator):
                     post=lambda bodies: hook.run(submit(hook.account(), push, bodies)),
                     probe=lambda: hook.run(probe(hook.account())),
                     inbox=inbox,
+                    observer=observer,
                 ).to_end()
             sent = Sent.of(spool, resumed, report)
+            observer.end(sent)
             if sent.doubts and self.in_doubt_path:
                 self._write_doubts(self.in_doubt_path, doubt_lines(sent.doubts, spool))
             return sent
+
+    def _observer(self, context: "Context", resumed: Resumed) -> PushObserver:
+        """Return who counts what becomes of the requests, and shows how far the send is."""
+        metrics = Metrics(self.log, conn_id=self.responsys_conn_id, campaign_name=self.campaign_name)
+        metrics.count("push.recipients.found_in_doubt", resumed.in_doubt)
+        note = Note(context.get("task_state_store"), PUSH, self.log)
+        return PushObserver(metrics, note, try_number=context["ti"].try_number, accepted_earlier=resumed.accepted)
 
     def _write_doubts(self, path: str, lines: Iterable[str]) -> None:
         """Write who is in doubt where the user asked for it. That it fails changes nothing about what was sent."""
@@ -381,6 +395,7 @@ class TriggerPushOperator(BaseOperator):
                 engine,
                 send_key=self._send_key(context),
                 owner=f"{ti.dag_id}/{ti.task_id}/{ti.run_id}/{ti.map_index}",
+                instance_id=str(ti.id),
                 answer_within=answer_within,
                 **history,
             )

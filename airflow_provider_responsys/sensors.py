@@ -19,29 +19,23 @@ from airflow_provider_responsys.errors import (
     InvalidAnswer,
     InvalidSettings,
     LedgerFailed,
+    LimitExceeded,
     RequestsFailed,
     ResponsysError,
 )
 from airflow_provider_responsys.hooks import ResponsysHook, ledger_conn_id_of, ledger_engine, polls_per_minute
+from airflow_provider_responsys.ledger.book import Book, log_unwritten, passes
+from airflow_provider_responsys.metrics import Metrics, count_answer, count_refusal
+from airflow_provider_responsys.progress import WAIT, Note
+from airflow_provider_responsys.protocol.event import MAX_PACKED, Event, Status, pack
+from airflow_provider_responsys.protocol.pace import Pace
 from airflow_provider_responsys.protocol.polling import ROWS_DIFFER, Outcome, poll
 from airflow_provider_responsys.protocol.push import REQUEST_ID
+from airflow_provider_responsys.protocol.ratelimit import TOLD_LATER, poll_limit
 from airflow_provider_responsys.protocol.results import Results
+from airflow_provider_responsys.protocol.schedule import PASSING
 from airflow_provider_responsys.protocol.wire import Conversation, Pause
-from airflow_provider_responsys.sending.pace import Pace
-from airflow_provider_responsys.triggers import (
-    FIRST_DELAY,
-    MAX_PACKED,
-    PASSING,
-    Book,
-    Event,
-    PushRequestTrigger,
-    Status,
-    log_progress,
-    log_unwritten,
-    pack,
-    passes,
-    settle,
-)
+from airflow_provider_responsys.triggers import FIRST_DELAY, PushRequestTrigger, log_limit, log_progress, settle
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -75,6 +69,10 @@ class PushRequestSensor(BaseSensorOperator):
     With a SQL ledger and the push's whole output, each outcome is written to the
     ledger as soon as it is known, and whoever goes on waiting asks about the others
     only. A request that the ledger does not know is asked about all the same.
+
+    Airflow's task state store (3.3 and newer) shows the counts under
+    ``wait_progress`` when it begins to wait, and at the end: a trigger can't write
+    there, and says in its log how far it is. `metrics` names what is counted.
 
     :param request_ids: the ids (templated): a list, the lists of a mapped push, or
         the push's whole output, with which the counts of recipients are complete;
@@ -122,6 +120,9 @@ class PushRequestSensor(BaseSensorOperator):
         self._waiting: Waiting | None = None
         self._hook: ResponsysHook | None = None
         self._book: Book | None = None
+        self._pace: Pace | None = None
+        self._limit_read = False
+        self._note: Note | None = None
         self._ended = False
         self._check_settings()
 
@@ -167,6 +168,7 @@ class PushRequestSensor(BaseSensorOperator):
             self._end(context, AirflowFailException(str(error)), error)
         if waiting.open:
             log_progress(self.log, waiting.results)
+            self._show(context, waiting)
             return PokeReturnValue(is_done=False)
         return PokeReturnValue(is_done=True, xcom_value=self._finish(context, waiting))
 
@@ -180,6 +182,7 @@ class PushRequestSensor(BaseSensorOperator):
             self._look(waiting, most=FEW_POLLS if few else A_HANDFUL)
         if not waiting.open:
             return self._finish(context, waiting)
+        self._show(context, waiting)
         self.defer(
             trigger=PushRequestTrigger(
                 responsys_conn_id=self.responsys_conn_id,
@@ -263,24 +266,49 @@ class PushRequestSensor(BaseSensorOperator):
         """Ask about the open requests, in at most *most* polls; what may pass ends the look, nothing else."""
         hook = self._line()
         account = hook.account()
-        pace = Pace.at(polls_per_minute(account), time.monotonic())
-        size = account.family.ids_per_poll
-        stop_at_open = stop_at_open and len(waiting.open) > FEW_POLLS * size
+        polls = list(groups(waiting.open, account.family.ids_per_poll))
+        stop_at_open = stop_at_open and len(polls) > FEW_POLLS
+        polls = polls[:most]
+        pace = self._paced(hook, len(polls))
         failure: LedgerFailed | None = None
-        for ids in list(groups(waiting.open, size))[:most]:
+        metrics = Metrics(self.log, conn_id=self.responsys_conn_id)
+        for ids in polls:
             now = time.monotonic()
             wait = max(0.0, pace.earliest() - now)
             pace.take(now + wait)
             try:
                 outcomes = hook.run(after(wait, poll(account, ids)))
             except PASSING as error:
+                count_refusal(metrics, error)
+                if isinstance(error, LimitExceeded):
+                    pace.refused(now + wait, time.monotonic())
                 self.log.warning("No results at the moment, asking again later: %s", error)
                 return
+            pace.accepted(now + wait, time.monotonic())
+            count_answer(metrics, outcomes, waiting.book.sizes if waiting.book else {})
             still_open = waiting.settle(outcomes, self.log)
             if waiting.book and not failure and (failure := waiting.book.write()):
                 self.log.warning("The ledger can't be written at the moment, trying again later: %s", failure)
             if still_open and stop_at_open:
                 return
+
+    def _paced(self, hook: ResponsysHook, polls: int) -> Pace:
+        """Return the pace for so many *polls*: a few are within every limit, many go by the account's own."""
+        account = hook.account()
+        pace = self._pace = self._pace or Pace.at(polls_per_minute(account), time.monotonic())
+        if account.poll_requests_per_minute or self._limit_read or polls <= FEW_POLLS:
+            return pace
+        try:
+            limit = poll_limit(hook.get_rate_limits(), account.family)
+        except ResponsysError as error:
+            log_limit(self.log, None, error)
+            self._limit_read = not isinstance(error, TOLD_LATER)
+            return pace
+        log_limit(self.log, limit)
+        self._limit_read = True
+        if limit and limit != pace.limit:
+            self._pace = Pace.at(limit, time.monotonic())
+        return self._pace
 
     def _finish(self, context: "Context", waiting: "Waiting") -> dict[str, Any]:
         """Return the counts, all requests having ended; fail if they demand it."""
@@ -288,6 +316,7 @@ class PushRequestSensor(BaseSensorOperator):
         if problems := [*self._problems(waiting.results), *waiting.mismatch()]:
             message = "; ".join(problems)
             self._end(context, AirflowFailException(message), RequestsFailed(message))
+        self._show(context, waiting)
         return waiting.summary()
 
     def _problems(self, results: Results) -> list[str]:
@@ -319,11 +348,18 @@ class PushRequestSensor(BaseSensorOperator):
     def _end(self, context: "Context", error: AirflowException, cause: Exception | None = None) -> NoReturn:
         """Fail with *error*, or be skipped where the DAG's author prefers that; the counts stay readable."""
         self._ended = True
+        if self._waiting:
+            self._show(context, self._waiting)
         if self._waiting and self.do_xcom_push and "ti" in context:
             context["ti"].xcom_push(key="return_value", value=self._waiting.summary())
         if self.soft_fail or self.never_fail:
             raise AirflowSkipException(str(error)) from error
         raise error from cause
+
+    def _show(self, context: "Context", waiting: "Waiting") -> None:
+        """Show how far the wait is. A trigger can't: it does not reach Airflow's task state store."""
+        self._note = self._note or Note(context.get("task_state_store"), WAIT, self.log)
+        self._note.write(waiting.summary())
 
     def _line(self) -> ResponsysHook:
         self._hook = self._hook or ResponsysHook(self.responsys_conn_id)

@@ -1,35 +1,25 @@
 """Wait for what became of pushes, many requests in one trigger."""
 
 import asyncio
-import base64
-import heapq
-import lzma
 import math
-import threading
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from enum import StrEnum
-from itertools import chain, count, repeat
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_responsys.errors import (
-    FailedOver,
     InvalidAnswer,
     LedgerFailed,
     LimitExceeded,
-    LoginExpired,
-    NoAnswer,
-    NotSent,
     ResponsysError,
     TryLater,
 )
 from airflow_provider_responsys.hooks import (
+    POLLS_PER_MINUTE,
     account_of,
     ledger_engine,
     mask_token,
@@ -37,9 +27,11 @@ from airflow_provider_responsys.hooks import (
     polls_per_minute,
     user_agent,
 )
+from airflow_provider_responsys.ledger.book import Book, log_unwritten, passes
+from airflow_provider_responsys.metrics import Metrics, count_answer, count_begin, count_refusal
+from airflow_provider_responsys.protocol.event import Event, Status, unpack
+from airflow_provider_responsys.protocol.pace import Pace
 from airflow_provider_responsys.protocol.polling import (
-    PURGED,
-    ROWS_DIFFER,
     Failed,
     Finished,
     Gone,
@@ -48,95 +40,41 @@ from airflow_provider_responsys.protocol.polling import (
     Unclear,
     poll,
 )
+from airflow_provider_responsys.protocol.ratelimit import TOLD_LATER, poll_limit, rate_limits
 from airflow_provider_responsys.protocol.results import Results
+from airflow_provider_responsys.protocol.schedule import PASSING, Patience, Schedule, troubles
 from airflow_provider_responsys.protocol.wire import Token
-from airflow_provider_responsys.sending.pace import Pace
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
-    from airflow_provider_responsys.ledger.sql_records import BatchRecord, Records
     from airflow_provider_responsys.protocol.account import Account
     from airflow_provider_responsys.transport.aio import Responsys
-
-MAX_PACKED = 60_000  # MySQL keeps a trigger's arguments, all together, in a TEXT of 65,535 bytes
-
-FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 1 << 20}]
-"""A dictionary of a megabyte holds ten thousand ids; the usual eight would be taken from the triggerer."""
 
 FIRST_DELAY = 10.0
 """Seconds before the first question. A task that resumes right after it deferred may be marked failed (a race in
 Airflow 3.3's scheduler), and Responsys takes longer anyway."""
 
-MAX_IN_FLIGHT = 32
+MAX_IN_FLIGHT = 40
 """Questions asked at once: enough for 1,000 a minute that take two seconds each."""
+
+HEADROOM = 0.98
+TOGETHER = 0.016
+"""Shares of the limit: what is used of it, and what leaves together, about once a second. A triggerer that is woken
+for each question spends twice the processor time on it."""
+
+EARLY = 0.1
+"""How much of the poll interval a request may be asked about early, in a question that has room for it."""
 
 PROGRESS_EVERY = 30.0
 COMPLAIN_EVERY = 60.0
 """Seconds between log lines."""
-
-TROUBLE_WAITS = (5.0, 30.0, 120.0)
-"""Seconds without questions after the first, second, and each further trouble in a row.
-AFTM error page: two minutes apart after no answer, or the login may be disabled."""
 
 LAST_WAITS = (5.0, 30.0)
 """Seconds between the last attempts to write to the ledger what became of requests."""
 
 STOP_WITHIN = 10.0
 """Seconds that the ledger's connections get to close: a database that does not answer stops nobody."""
-
-PASSING = (FailedOver, InvalidAnswer, LoginExpired, NoAnswer, NotSent, TryLater)
-"""What a later question may not run into: a failover ends, an outage too."""
-
-
-class Status(StrEnum):
-    """How a trigger ended."""
-
-    FINISHED = "finished"
-    TIMEOUT = "timeout"
-    ERROR = "error"
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """What a trigger tells its sensor: how it ended, the counts until then, and, of an error, the reason.
-
-    *recipients* is how many the requests are for, if the ledger says so.
-    """
-
-    status: Status
-    results: Results
-    message: str = ""
-    recipients: int | None = None
-
-    def to_payload(self) -> dict[str, Any]:
-        """Return this event as JSON values. It is stored and logged: counts only."""
-        return {
-            "status": self.status.value,
-            "results": self.results.to_event(),
-            "message": self.message,
-            "recipients": self.recipients,
-        }
-
-    @classmethod
-    def from_payload(cls, payload: object) -> Self:
-        """Return the event in *payload*, or raise `InvalidAnswer`: it has crossed a process and a database."""
-        if not isinstance(payload, Mapping):
-            raise InvalidAnswer(f"the trigger's event is {type(payload).__name__}, not a mapping")
-        try:
-            status = Status(str(payload.get("status")))
-        except ValueError:
-            raise InvalidAnswer("the trigger's event has an unknown status") from None
-        message = payload.get("message")
-        if not isinstance(message, str):
-            raise InvalidAnswer("the trigger's event has no message")
-        recipients = payload.get("recipients")
-        if not (recipients is None or (type(recipients) is int and recipients >= 0)):
-            raise InvalidAnswer("the trigger's event has no number of recipients")
-        results = Results.from_event(payload.get("results"))
-        if status is Status.FINISHED and results.pending:
-            raise InvalidAnswer(f"the trigger's event says finished, with {results.pending} requests pending")
-        return cls(status, results, message, recipients)
 
 
 class PushRequestTrigger(BaseTrigger):
@@ -253,10 +191,10 @@ class PushRequestTrigger(BaseTrigger):
         async with Recorder(book, self.log) as recorder:
             return await self._ask(wait, deadline, recorder.note)
 
-    async def _read(self, book: "Book", deadline: float) -> bool:
+    async def _read(self, book: Book, deadline: float) -> bool:
         """Read what the ledger knows, as soon as it can be read; return whether that was before the *deadline*."""
         loop = asyncio.get_running_loop()
-        for wait in _troubles():
+        for wait in troubles():
             try:
                 await asyncio.to_thread(book.read)
             except LedgerFailed as error:
@@ -273,22 +211,22 @@ class PushRequestTrigger(BaseTrigger):
 
     async def _ask(self, wait: "Wait", deadline: float, record: "Record | None" = None) -> Status:
         driver = await asyncio.to_thread(_driver)
+        metrics = Metrics(self.log, conn_id=self.responsys_conn_id)
+        await asyncio.to_thread(count_begin, metrics)
         account = await account_of(self.responsys_conn_id)
         now = asyncio.get_running_loop().time()
-        limit = polls_per_minute(account)
         results = wait.results
-        self.log.info(
-            "Waiting for %d of %d requests, with at most %d polls a minute", len(wait.open), results.total, limit
-        )
+        self.log.info("Waiting for %d of %d requests", len(wait.open), results.total)
         async with driver(account, user_agent=user_agent()) as line:
             watch = Watch(
                 line,
                 account,
                 Schedule(wait.open, now + self.first_delay),
                 results,
-                pace=Pace.at(limit, now),
+                pace=paced(polls_per_minute(account), now),
                 poll_interval=self.poll_interval,
                 log=self.log,
+                metrics=metrics,
                 sizes=wait.sizes,
                 record=record,
             )
@@ -317,7 +255,7 @@ class Wait:
         if self.results.pending != len(ids):
             raise InvalidAnswer(f"the trigger was given {len(ids)} requests, and {self.results.pending} to wait for")
 
-    def go_on(self, ids: Sequence[str] | None, book: "Book", owners: Iterable[str]) -> None:
+    def go_on(self, ids: Sequence[str] | None, book: Book, owners: Iterable[str]) -> None:
         """Wait for those of *ids*, or, without them, of all requests of *owners*, that are open in *book*."""
         if ids is None:
             ids = book.of(owners)
@@ -333,34 +271,6 @@ class Wait:
         self.open = book.recall(ids, self.results)
 
 
-class Schedule:
-    """Which requests to ask about next: oldest due first."""
-
-    def __init__(self, ids: Iterable[str], due: float) -> None:
-        self._order = count()
-        self._waiting = [(due, next(self._order), request_id) for request_id in ids]
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    @property
-    def due(self) -> float:
-        """Return when the next request is due."""
-        return self._waiting[0][0]
-
-    def take(self, now: float, most: int) -> list[str]:
-        """Return up to *most* requests that are due *now*, and forget them."""
-        taken: list[str] = []
-        while self._waiting and self.due <= now and len(taken) < most:
-            taken.append(heapq.heappop(self._waiting)[2])
-        return taken
-
-    def put_back(self, ids: Iterable[str], due: float) -> None:
-        """Let *ids* be asked about again when they are *due*."""
-        for request_id in ids:
-            heapq.heappush(self._waiting, (due, next(self._order), request_id))
-
-
 class Watch:
     """Asks about the requests of *schedule*, at *pace*, and counts what it learns in *results*."""
 
@@ -374,6 +284,7 @@ class Watch:
         pace: Pace,
         poll_interval: float,
         log: Any,
+        metrics: Metrics | None = None,
         sizes: Mapping[str, int] = MappingProxyType({}),
         record: Record | None = None,
     ) -> None:
@@ -384,16 +295,16 @@ class Watch:
         self._pace = pace
         self._poll_interval = poll_interval
         self._log = log
+        self._metrics = metrics or Metrics(log)
         self._sizes = sizes
         self._record = record
         self._asking: set[asyncio.Future[None]] = set()
         self._masked: Token | None = None
         self._masking: set[asyncio.Future[None]] = set()
         self._answered = asyncio.Event()
+        self._learning: asyncio.Future[None] | None = None
         self._failure: Exception | None = None
-        self._troubles = 0
-        self._troubles_in_a_row = 0
-        self._quiet_until = -math.inf
+        self._patience = Patience()
         self._complain_at = -math.inf
         self._report_at = math.inf
 
@@ -401,6 +312,8 @@ class Watch:
         """Ask until everything is answered or the loop's clock reads *deadline*; raise what will not pass."""
         loop = asyncio.get_running_loop()
         self._report_at = loop.time() + PROGRESS_EVERY
+        if not self._account.poll_requests_per_minute:
+            self._learning = asyncio.ensure_future(self._learn_limit(self._schedule.due))
         try:
             while (status := self._status(deadline, loop.time())) is None:
                 next_question = self._ask(loop.time())
@@ -412,9 +325,10 @@ class Watch:
 
     async def stop(self) -> None:
         """Forget the questions that are not answered."""
-        for question in self._asking:
-            question.cancel()
-        await asyncio.gather(*self._asking, *self._masking, return_exceptions=True)
+        stopping = [*self._asking, *filter(None, [self._learning])]
+        for task in stopping:
+            task.cancel()
+        await asyncio.gather(*stopping, *self._masking, return_exceptions=True)
 
     def _status(self, deadline: float, now: float) -> Status | None:
         """Return how the wait has ended, or None if it has not; raise what will not pass."""
@@ -430,17 +344,26 @@ class Watch:
             log_progress(self._log, self._results)
 
     def _ask(self, now: float) -> float:
-        """Ask what is due, and return when the next question is."""
-        while self._schedule and len(self._asking) < MAX_IN_FLIGHT:
-            earliest = max(self._schedule.due, self._pace.earliest(), self._quiet_until)
-            if earliest > now:
-                return earliest
-            ids = self._schedule.take(now, self._account.family.ids_per_poll)
-            self._pace.take(now)
-            question = asyncio.ensure_future(self._question(ids))
-            self._asking.add(question)
-            question.add_done_callback(self._end)
-        return math.inf
+        """Ask what is due, and return when the next question is.
+
+        As many leave at once as the pace allows: to be woken for each of them costs more than to ask it.
+        """
+        most, early = self._account.family.ids_per_poll, self._poll_interval * EARLY
+        if self._next() <= now:
+            for _ in range(min(self._pace.slots(now), MAX_IN_FLIGHT - len(self._asking))):
+                if not (ids := self._schedule.take(now, most, early)):
+                    break
+                self._pace.take(now)
+                question = asyncio.ensure_future(self._question(ids))
+                self._asking.add(question)
+                question.add_done_callback(self._end)
+        return self._next()
+
+    def _next(self) -> float:
+        """Return when the next question is; none is before an answer has come."""
+        if not self._schedule or len(self._asking) >= MAX_IN_FLIGHT:
+            return math.inf
+        return max(self._schedule.due, self._pace.due, self._patience.quiet_until)
 
     def _end(self, question: "asyncio.Future[None]") -> None:
         self._asking.discard(question)
@@ -454,38 +377,68 @@ class Watch:
                 await self._answered.wait()
 
     async def _question(self, ids: Sequence[str]) -> None:
+        sent = asyncio.get_running_loop().time()
         try:
-            self._settle(await self._line.run(observed(poll(self._account, ids), self._mask)))
+            self._settle(await self._line.run(observed(poll(self._account, ids), self._mask)), sent)
         except PASSING as error:
-            self._ride_out(error, ids)
+            self._ride_out(error, ids, sent)
         except Exception as error:  # noqa: BLE001 -- raised again by the one who waits for the answers
             self._failure = error
 
-    def _settle(self, outcomes: Mapping[str, Outcome]) -> None:
+    def _settle(self, outcomes: Mapping[str, Outcome], sent: float) -> None:
         now = asyncio.get_running_loop().time()
-        self._troubles_in_a_row = 0
-        self._pace.accepted(now)
+        self._patience.answered()
+        self._pace.accepted(sent, now)
+        count_answer(self._metrics, outcomes, self._sizes)
         still_open = settle(self._results, outcomes, self._log, self._sizes)
         self._schedule.put_back(still_open, now + self._poll_interval)
         if self._record:
             self._record(outcomes)
 
-    def _ride_out(self, error: ResponsysError, ids: Sequence[str]) -> None:
+    def _ride_out(self, error: ResponsysError, ids: Sequence[str], sent: float) -> None:
         now = asyncio.get_running_loop().time()
-        self._schedule.put_back(ids, now + self._poll_interval)
+        count_refusal(self._metrics, error)
         if isinstance(error, LimitExceeded):
-            self._pace.refused(now, error.wait)
-        wait = error.wait if isinstance(error, TryLater) else 0.0
-        if now >= self._quiet_until:  # further answers to what was asked before say nothing new
-            wait = max(wait, TROUBLE_WAITS[min(self._troubles_in_a_row, len(TROUBLE_WAITS) - 1)])
-            self._troubles_in_a_row += 1
-        self._quiet_until = max(self._quiet_until, now + wait)
-        self._troubles += 1
+            self._schedule.put_back(ids, now)
+            self._pace.refused(sent, now)  # which waits, and finds out for how long
+            self._patience.troubles += 1
+        else:
+            self._schedule.put_back(ids, now + self._poll_interval)
+            self._patience.trouble(now, error.wait if isinstance(error, TryLater) else 0.0)
         if now >= self._complain_at:
             self._complain_at = now + COMPLAIN_EVERY
             self._log.warning(
-                "No results at the moment (%d times so far), asking again later: %s", self._troubles, error
+                "No results at the moment (%d times so far), asking again later: %s", self._patience.troubles, error
             )
+
+    async def _learn_limit(self, start: float) -> None:
+        """Go by the account's own limit once it can be read; nothing about it ends the wait, or holds it up."""
+        # Whoever may not ask about requests yet asks for nothing else either: see FIRST_DELAY.
+        await asyncio.sleep(start - asyncio.get_running_loop().time())
+        told = False
+        for wait in troubles():
+            try:
+                limits = await self._line.run(observed(rate_limits(self._account), self._mask))
+            except ResponsysError as error:
+                if not told:
+                    log_limit(self._log, None, error)
+                    told = True
+                if not isinstance(error, TOLD_LATER):
+                    return
+                await asyncio.sleep(max(wait, error.wait if isinstance(error, TryLater) else 0.0))
+            except Exception:  # noqa: BLE001 -- logged, and a guess serves instead
+                self._log.exception("The account's limits can't be read")
+                return
+            else:
+                self._keep_to(poll_limit(limits, self._account.family))
+                return
+
+    def _keep_to(self, limit: int | None) -> None:
+        """Ask at most *limit* times a minute from now on, or go on as before if it is not known."""
+        log_limit(self._log, limit)
+        if limit and limit != self._pace.limit:
+            self._pace = paced(limit, asyncio.get_running_loop().time())
+            self._answered.set()  # the next question is due at another time
 
     def _mask(self, token: Token) -> None:
         if token == self._masked:
@@ -495,140 +448,6 @@ class Watch:
         masking = asyncio.get_running_loop().run_in_executor(None, mask_token, token)
         self._masking.add(masking)
         masking.add_done_callback(self._masking.discard)
-
-
-class Book:
-    """What the SQL ledger knows of the requests of some sends, and what it is still to be told.
-
-    `read`, `write` and `close` block, and wait for each other.
-    """
-
-    def __init__(self, records: "Records", send_keys: Sequence[str], log: Any) -> None:
-        self._records = records
-        self._send_keys = send_keys
-        self._log = log
-        self._keys: dict[str, str] = {}
-        self._owners: dict[str, str] = {}
-        self._ended: dict[str, Outcome] = {}
-        self._unwritten: deque[tuple[str, Ending]] = deque()
-        """Filled by one thread, and emptied by another."""
-        self._busy = threading.Lock()
-        self._stopped = False
-        self.sizes: dict[str, int] = {}
-        """How many recipients each request has."""
-
-    @classmethod
-    def on(cls, engine: "Engine", send_keys: Sequence[str], log: Any) -> Self:
-        """Return the book of *send_keys* on *engine*, which is its own; nothing is read yet."""
-        from airflow_provider_responsys.ledger.sql_records import Records  # noqa: PLC0415 -- brings SQLAlchemy
-
-        return cls(Records(engine), send_keys, log)
-
-    @property
-    def unwritten(self) -> int:
-        """Return how many outcomes the ledger is still to be told."""
-        return len(self._unwritten)
-
-    def read(self) -> None:
-        """Read what the ledger knows, or raise `LedgerFailed`."""
-        with self._busy:
-            self._read()
-
-    def knows(self, request_id: str) -> bool:
-        """Tell whether *request_id* is in the ledger."""
-        return request_id in self.sizes
-
-    def owners(self, ids: Iterable[str]) -> list[str]:
-        """Return the tasks that sent *ids*, all of which are known."""
-        return sorted({self._owners[request_id] for request_id in ids})
-
-    def of(self, owners: Iterable[str]) -> list[str]:
-        """Return the requests that the tasks *owners* sent, oldest first."""
-        wanted = set(owners)
-        return [request_id for request_id, owner in self._owners.items() if owner in wanted]
-
-    def recall(self, ids: Iterable[str], results: Results) -> list[str]:
-        """Count in *results* those of *ids* whose outcome is recorded, and return the others."""
-        still_open = []
-        for request_id in ids:
-            if outcome := self._ended.get(request_id):
-                results.add(outcome, self.sizes[request_id])
-            else:
-                still_open.append(request_id)
-        return still_open
-
-    def note(self, outcomes: Mapping[str, Outcome]) -> None:
-        """Keep those of *outcomes* that are final until they are written."""
-        for request_id, outcome in outcomes.items():
-            size = self.sizes.get(request_id)
-            if size is not None and (ending := Ending.of(outcome, size)):
-                self._unwritten.append((request_id, ending))
-
-    def write(self) -> LedgerFailed | None:
-        """Record the outcomes noted so far, one write each; return what kept them from being written, if anything."""
-        with self._busy:
-            while self._unwritten and not self._stopped:
-                request_id, ending = self._unwritten[0]
-                try:
-                    self._records.record_outcome(self._keys[request_id], request_id, **ending.as_arguments())
-                except LedgerFailed as error:
-                    if passes(error):
-                        return error
-                    self._log.warning("What became of request %s can't be recorded: %s", request_id, error)
-                self._unwritten.popleft()
-        return None
-
-    def stop(self) -> None:
-        """Let a write that goes on in another thread end early: who starts again asks again."""
-        self._stopped = True
-
-    def close(self) -> None:
-        """Close the connections. Harmless to repeat."""
-        with self._busy:
-            self._records.close()
-
-    def _read(self) -> None:
-        from airflow_provider_responsys.ledger.sql_records import State  # noqa: PLC0415 -- brings SQLAlchemy
-
-        self._records.fingerprint_key()  # makes the tables if there are none
-        for send_key in self._send_keys:
-            for batch in self._records.show(send_key):
-                # What a restart of the push gave up counts no more; what was settled by hand has no request.
-                if batch.request_id is not None and batch.state is not State.FORGOTTEN:
-                    self._note(send_key, batch.request_id, batch)
-
-    def _note(self, send_key: str, request_id: str, batch: "BatchRecord") -> None:
-        self._keys[request_id] = send_key
-        self._owners[request_id] = batch.owner
-        self.sizes[request_id] = batch.size
-        if batch.outcome_at:
-            self._ended[request_id] = _recorded(batch)
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How a request ended, as the ledger takes it."""
-
-    succeeded: int = 0
-    failed: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    error: str | None = None
-
-    @classmethod
-    def of(cls, outcome: Outcome, size: int) -> Self | None:
-        """Return what to record of a request of *size* recipients, or None while it is open."""
-        match outcome:
-            case Finished(rows=rows) if rows != size:
-                return cls(error=ROWS_DIFFER)
-            case Finished(rows=rows, failed=failed):
-                return cls(succeeded=rows - outcome.failures, failed=failed)
-            case Gone(code=code) | Failed(code=code):
-                return cls(error=code)
-            case Processing() | Unclear():
-                return None
-
-    def as_arguments(self) -> dict[str, Any]:
-        """Return what `Records.record_outcome` takes."""
-        return {"succeeded": self.succeeded, "failed": self.failed, "error": self.error}
 
 
 class Recorder:
@@ -658,16 +477,16 @@ class Recorder:
         self._told.set()
 
     async def _keep_writing(self) -> None:
-        troubles = _troubles()
+        waits = troubles()
         while True:
             await self._told.wait()
             self._told.clear()
             if failure := await self._write():
                 self._log.warning("The ledger can't be written at the moment, trying again later: %s", failure)
-                await asyncio.sleep(next(troubles))
+                await asyncio.sleep(next(waits))
                 self._told.set()
             else:
-                troubles = _troubles()
+                waits = troubles()
 
     async def _write(self) -> LedgerFailed | None:
         return await asyncio.to_thread(self._book.write)
@@ -682,22 +501,9 @@ class Recorder:
                 await asyncio.sleep(wait)
 
 
-def passes(error: LedgerFailed) -> bool:
-    """Tell whether the ledger could not be reached, as opposed to: it was, and said no."""
-    return error.__cause__ is not None
-
-
-def pack(ids: Iterable[str]) -> str:
-    """Return *ids* as a short text."""
-    return base64.b64encode(lzma.compress("\n".join(ids).encode(), filters=FILTERS)).decode("ascii")
-
-
-def unpack(packed: str) -> list[str]:
-    """Return what `pack` was given."""
-    try:
-        return lzma.decompress(base64.b64decode(packed, validate=True)).decode().split("\n")
-    except (ValueError, TypeError, lzma.LZMAError) as error:
-        raise InvalidAnswer(f"the trigger's list of requests can't be read ({type(error).__name__})") from None
+def paced(limit: float, now: float) -> Pace:
+    """Return a pace of *limit* questions a minute, that are asked together where there are many."""
+    return Pace.at(limit, now, headroom=HEADROOM, together=TOGETHER)
 
 
 def settle(results: Results, outcomes: Mapping[str, Outcome], log: Any, sizes: Mapping[str, int]) -> list[str]:
@@ -721,6 +527,18 @@ def settle(results: Results, outcomes: Mapping[str, Outcome], log: Any, sizes: M
     return still_open
 
 
+def log_limit(log: Any, limit: int | None, error: ResponsysError | None = None) -> None:
+    """Tell by which *limit* questions are asked: the account's, or a guess, and which *error* made that necessary."""
+    if limit:
+        log.info("Asking at most %d times a minute (the account's limit)", limit)
+        return
+    log.info(
+        "Asking at most %d times a minute (a guess, as %s: set poll_requests_per_minute in the connection)",
+        POLLS_PER_MINUTE,
+        f"the account's limits can't be read: {error}" if error else "the account's limits do not name polls",
+    )
+
+
 def log_progress(log: Any, results: Results) -> None:
     """Tell, in counts, how far the wait is."""
     log.info(
@@ -731,28 +549,6 @@ def log_progress(log: Any, results: Results) -> None:
         results.recipients_succeeded,
         results.recipients_failed,
     )
-
-
-def log_unwritten(log: Any, book: Book, failure: LedgerFailed) -> None:
-    """Tell that the ledger lacks outcomes; the counts have them."""
-    log.warning("The ledger lacks what became of %d requests, which is known here: %s", book.unwritten, failure)
-
-
-def _recorded(batch: "BatchRecord") -> Outcome:
-    """Return the outcome in *batch*. Which positions failed stays in the ledger: here they are numbered anew."""
-    if batch.request_error == PURGED:
-        return Gone(PURGED)
-    if batch.request_error == ROWS_DIFFER:
-        return Finished(0)
-    if batch.request_error:
-        return Failed(batch.request_error)
-    failed = {code: tuple(range(number)) for code, number in batch.failed.items()}
-    return Finished(batch.succeeded + sum(batch.failed.values()), failed)
-
-
-def _troubles() -> Iterator[float]:
-    """Yield how long to wait after each trouble in a row."""
-    return chain(TROUBLE_WAITS, repeat(TROUBLE_WAITS[-1]))
 
 
 async def _engine(ledger_conn_id: str) -> "Engine":

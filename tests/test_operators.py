@@ -10,19 +10,24 @@ from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pendulum
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 from airflow.sdk import DAG, task
 from airflow.utils.session import create_session
 from pytest_mock import MockerFixture
 from sqlalchemy import text
+from uuid6 import uuid7  # as Airflow makes its ids
 
 from airflow_provider_responsys import operators
-from airflow_provider_responsys.errors import NotAllSent, SourceFailed
+from airflow_provider_responsys.errors import Fenced, NotAllSent, SourceFailed
+from airflow_provider_responsys.hooks import ledger_engine
+from airflow_provider_responsys.ledger.sql import SqlLedger
 from airflow_provider_responsys.ledger.tries import MARK
 from airflow_provider_responsys.operators import TriggerPushOperator
+from airflow_provider_responsys.protocol import pace
 from airflow_provider_responsys.sandbox import Fault, Sandbox
 
 RunDag = Callable[[DAG], Any]
@@ -372,6 +377,37 @@ def test_doubt_may_be_tolerated(sandbox: Sandbox, run_dag: RunDag) -> None:
     assert push.recipients == {"read": 300, "accepted": 100, "in_doubt": 200}
 
 
+@pytest.mark.parametrize("status", [400, 401, 429])
+def test_a_limit_that_is_run_into_is_waited_for(
+    sandbox: Sandbox, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """Another program uses a part of the limit: what was refused is sent later, and once."""
+    monkeypatch.setattr(pace, "SCOUT", 0.05)
+    sandbox.plan(Fault("push", "API_LIMIT_EXCEEDED", nth=[2, 3, 4], status=status))
+
+    push = Push(run_dag, recipients=people(1_000))
+
+    assert push.run.state == "success"
+    assert push.recipients == {"read": 1_000, "accepted": 1_000}
+    assert sandbox.faults_happened == {"API_LIMIT_EXCEEDED": 3}
+    assert sandbox.counts["push"] == 5 + 3
+    sandbox.assert_no_duplicates()
+
+
+def test_a_limit_that_others_use_up_leaves_people_not_sent(
+    sandbox: Sandbox, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Patience has an end, retry_for; another try may be luckier."""
+    monkeypatch.setattr(pace, "SCOUT", 0.05)
+    sandbox.plan(Fault("push", "API_LIMIT_EXCEEDED", nth=list(range(2, 1_000))))
+
+    push = Push(run_dag, recipients=people(400), retry_for=1.0)
+
+    assert push.recipients == {"read": 400, "accepted": 200, "not_sent": 200}
+    assert isinstance(push.failures[0], NotAllSent)
+    assert "retry_for" in str(push.failures[0])
+
+
 def test_a_retry_goes_on_where_the_first_try_stopped(sandbox: Sandbox, run_dag: RunDag) -> None:
     """What was accepted is reported as accepted, with its request ids, and nobody is pushed twice."""
     sandbox.plan(Fault("push", "SERVICE_UNAVAILABLE", nth=3))
@@ -522,6 +558,61 @@ def test_a_retry_on_a_sql_ledger_goes_on_where_the_first_try_stopped(
     assert sorted(push.result["request_ids"]) == sorted(set(sandbox.request_ids) - {sandbox.request_ids[1]})
     assert len(sandbox.pushes) == 1_000
     sandbox.assert_no_duplicates()
+
+
+def test_a_try_that_begins_after_its_successor_leaves_no_trace(
+    sandbox: Sandbox, run_dag: RunDag, ledger: str, mocker: MockerFixture
+) -> None:
+    """It pushes nobody, and no XCom, not even its mark, over its successor's."""
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance  # noqa: PLC0415 -- imported by running
+
+    real, ids = SqlLedger.begin, []
+
+    def begin(self: SqlLedger, identity: Any) -> bytes:
+        ids.append(self._instance_id)
+        successor = SqlLedger(
+            ledger_engine(ledger),
+            send_key=self._send_key,
+            owner=self._owner,
+            try_number=self._try_number + 1,
+            max_tries=1,
+            retries=1,
+            instance_id=str(uuid7()),
+            may_have_begun=False,
+        )
+        real(successor, identity)
+        successor.close()
+        return real(self, identity)
+
+    mocker.patch.object(SqlLedger, "begin", begin)
+    xcoms = mocker.spy(RuntimeTaskInstance, "xcom_push")
+
+    push = Push(run_dag, recipients=people(3), ledger_conn_id=ledger)
+
+    assert ids == [str(push.ti.id)]
+    assert [type(failure) for failure in push.failures] == [Fenced]
+    assert xcoms.call_count == 0
+    assert sandbox.pushes == {}
+
+
+def test_later_tries_and_runs_made_anew_have_greater_ids(run_dag: RunDag) -> None:
+    """The SQL ledger orders tries by them: where a logical date is tested again, the run's start date is the same."""
+    ids: list[UUID] = []
+
+    class Note(BaseOperator):
+        def execute(self, context: Any) -> None:
+            ids.append(context["ti"].id)
+            raise RuntimeError("try again")
+
+    with DAG("ids", schedule=None, start_date=START) as dag:
+        Note(task_id="note", retries=1, retry_delay=timedelta(0))
+    run_dag(dag)
+    for _ in range(2):
+        dag.test(logical_date=START)
+
+    assert len(ids) == 6
+    assert ids == sorted(set(ids))
+    assert {each.version for each in ids} == {7}
 
 
 def test_two_tasks_with_one_send_key_push_nobody_twice(sandbox: Sandbox, run_dag: RunDag, ledger: str) -> None:

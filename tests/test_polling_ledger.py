@@ -23,10 +23,12 @@ from airflow_provider_responsys.ledger.interface import FINGERPRINT_BYTES, Accep
 from airflow_provider_responsys.ledger.sql import SqlLedger
 from airflow_provider_responsys.ledger.sql_records import BatchRecord, Records, State
 from airflow_provider_responsys.operators import TriggerPushOperator
+from airflow_provider_responsys.protocol import schedule
+from airflow_provider_responsys.protocol.event import Event, Status, unpack
 from airflow_provider_responsys.protocol.polling import poll
 from airflow_provider_responsys.sandbox import Fault, Sandbox
 from airflow_provider_responsys.sensors import PushRequestSensor
-from airflow_provider_responsys.triggers import Event, PushRequestTrigger, Status, unpack
+from airflow_provider_responsys.triggers import PushRequestTrigger
 
 CAMPAIGN = "Summer_Push"
 SEND = "autumn"
@@ -48,7 +50,7 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
     # Airflow's own loggers write past pytest's; these do not.
     monkeypatch.setattr(PushRequestSensor, "log", logging.getLogger("tests.sensor"))
     monkeypatch.setattr(PushRequestTrigger, "log", logging.getLogger("tests.trigger"))
-    monkeypatch.setattr(triggers, "TROUBLE_WAITS", (0.01,))
+    monkeypatch.setattr(schedule, "TROUBLE_WAITS", (0.01,))
     monkeypatch.setattr(triggers, "LAST_WAITS", (0.01, 0.01))
     with Sandbox(processing_time=0.0) as running:
         connection = running.connection(poll_requests_per_minute=60_000)

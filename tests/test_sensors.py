@@ -17,12 +17,14 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_provider_responsys.errors import InvalidSettings, RequestsFailed
 from airflow_provider_responsys.hooks import ResponsysHook
+from airflow_provider_responsys.protocol import pace
+from airflow_provider_responsys.protocol.event import Event, Status, unpack
 from airflow_provider_responsys.protocol.polling import Outcome
 from airflow_provider_responsys.protocol.results import Results
 from airflow_provider_responsys.protocol.wire import Authorize, Conversation, Pause
 from airflow_provider_responsys.sandbox import Fault, Sandbox
 from airflow_provider_responsys.sensors import Asked, PushRequestSensor, Waiting, after
-from airflow_provider_responsys.triggers import Event, PushRequestTrigger, Status, unpack
+from airflow_provider_responsys.triggers import PushRequestTrigger
 
 CONNECTION = "AIRFLOW_CONN_RESPONSYS_DEFAULT"
 CAMPAIGN = "Summer_Push"
@@ -155,7 +157,7 @@ def test_it_waits(mode: str, sandbox: Sandbox, run_dag: Runner) -> None:
     ids = pushed(["C1"], ["C2"])
     sandbox.plan(Fault("poll", "lost", nth=[1, 2]))
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr("airflow_provider_responsys.triggers.TROUBLE_WAITS", (0.05,))
+        monkeypatch.setattr("airflow_provider_responsys.protocol.schedule.TROUBLE_WAITS", (0.05,))
         with DAG(f"waits_{mode}", schedule=None) as dag:
             sensor(ids, **MODES[mode])
 
@@ -357,6 +359,23 @@ def test_a_look_keeps_to_the_limit() -> None:
 
     assert (next(early), next(early)) == (Pause(2.0), Authorize())
     assert next(due) == Authorize()
+
+
+def test_a_limit_that_is_run_into_is_remembered_from_look_to_look(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refusal ends a look; the next one begins with a single question, and goes on when that is answered."""
+    monkeypatch.setattr(pace, "SCOUT", 0.05)
+    ids = pushed(["C1"], ["C2"], ["C3"])
+    sandbox.plan(Fault("poll", "API_LIMIT_EXCEEDED", nth=[2, 3]))
+    waiting = sensor(ids, **MODES["poke"])
+
+    looks = [bool(waiting.poke({})) for _ in range(3)]
+
+    assert looks == [False, False, True]
+    assert sandbox.counts["poll"] == 3 + 2
+    assert waiting._pace is not None
+    assert waiting._pace.turned > waiting._pace.last_refused > waiting._pace.began
 
 
 def test_trouble_does_not_keep_it_from_deferring(sandbox: Sandbox) -> None:

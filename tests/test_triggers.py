@@ -15,21 +15,14 @@ import requests
 from airflow_provider_responsys import triggers
 from airflow_provider_responsys.errors import InvalidAnswer, LimitExceeded
 from airflow_provider_responsys.hooks import ResponsysHook
-from airflow_provider_responsys.protocol import codes, polling
+from airflow_provider_responsys.protocol import codes, pace, polling, schedule
+from airflow_provider_responsys.protocol.event import MAX_PACKED, Event, Status, pack, unpack
+from airflow_provider_responsys.protocol.pace import SCOUT, Pace
 from airflow_provider_responsys.protocol.results import Results
+from airflow_provider_responsys.protocol.schedule import Schedule
 from airflow_provider_responsys.sandbox import Fault, Sandbox
-from airflow_provider_responsys.sending.pace import Pace
 from airflow_provider_responsys.transport import aio
-from airflow_provider_responsys.triggers import (
-    MAX_PACKED,
-    Event,
-    PushRequestTrigger,
-    Schedule,
-    Status,
-    Watch,
-    pack,
-    unpack,
-)
+from airflow_provider_responsys.triggers import PushRequestTrigger, Watch
 
 CONNECTION = "AIRFLOW_CONN_RESPONSYS_DEFAULT"
 CAMPAIGN = "Summer_Push"
@@ -46,7 +39,7 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
 @pytest.fixture(autouse=True)
 def no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let trouble pass in no time."""
-    monkeypatch.setattr(triggers, "TROUBLE_WAITS", (0.01,))
+    monkeypatch.setattr(schedule, "TROUBLE_WAITS", (0.01,))
 
 
 def connect(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, **extra: Any) -> None:
@@ -249,7 +242,7 @@ def test_trouble_is_ridden_out(
 
 
 def test_a_refusal_slows_it_down(sandbox: Sandbox) -> None:
-    """When the limit was run into, nothing is asked until it has passed, and then more slowly."""
+    """When the limit was run into, nothing is asked for a while: then one question finds out whether it has passed."""
 
     async def refused() -> Watch:
         watch = Watch(
@@ -261,18 +254,32 @@ def test_a_refusal_slows_it_down(sandbox: Sandbox) -> None:
             poll_interval=60.0,
             log=logging.getLogger(),
         )
-        watch._ride_out(LimitExceeded("too many", wait=60.0), ["C"])
+        watch._ride_out(LimitExceeded("too many", wait=60.0), ["C"], asyncio.get_running_loop().time())
         return watch
 
-    async def scenario() -> tuple[float, float]:
+    async def scenario() -> tuple[float, float, int]:
         watch = await refused()
-        now = asyncio.get_running_loop().time()
-        return watch._pace.rate, watch._ask(now) - now
+        since = watch._pace.refused_since or 0.0
+        return since, watch._ask(since), len(watch._asking)
 
-    rate, quiet = asyncio.run(scenario())
+    since, until, asking = asyncio.run(scenario())
 
-    assert rate < 1000
-    assert quiet > 50
+    assert until == since + SCOUT
+    assert asking == 0
+
+
+def test_a_limit_that_is_run_into_is_scouted(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another program uses a part of the limit: what was refused is asked again, one question at a time."""
+    monkeypatch.setattr(pace, "SCOUT", 0.05)
+    ids = pushed(["C1"], ["C2"], ["C3"])
+    sandbox.plan(Fault("poll", "API_LIMIT_EXCEEDED", nth=[2, 3, 4]))
+
+    # What is not answered is asked about again much later: that is not what a refusal is.
+    event = run(trigger(ids, poll_interval=1000.0))
+
+    assert event.status is Status.FINISHED
+    assert event.results.recipients_succeeded == 3
+    assert sandbox.counts["poll"] == 3 + 3
 
 
 def test_an_expired_token_is_renewed(sandbox: Sandbox) -> None:

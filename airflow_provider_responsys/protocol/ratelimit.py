@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from airflow_provider_responsys.errors import InvalidAnswer
+from airflow_provider_responsys.errors import FailedOver, InvalidAnswer, LoginExpired, NoAnswer, NotSent, TryLater
 from airflow_provider_responsys.protocol.account import ASYNC, HA_ASYNC, RATE_LIMIT_PATH, Account, Family
 from airflow_provider_responsys.protocol.call import call
 from airflow_provider_responsys.protocol.codes import decoded, read_error
@@ -13,6 +13,9 @@ from airflow_provider_responsys.protocol.wire import Conversation, Request, Resp
 
 PUSH = ("push",)
 POLLS = ("requests",)
+
+TOLD_LATER = (FailedOver, LoginExpired, NoAnswer, NotSent, TryLater)
+"""After these, the limits may be told later; after anything else they will not be."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,181 @@
+"""What the SQL ledger knows of requests that are being waited for, and what it is told of them."""
+
+import threading
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+from airflow_provider_responsys.errors import LedgerFailed
+from airflow_provider_responsys.protocol.polling import (
+    PURGED,
+    ROWS_DIFFER,
+    Failed,
+    Finished,
+    Gone,
+    Outcome,
+    Processing,
+    Unclear,
+)
+from airflow_provider_responsys.protocol.results import Results
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Engine
+
+    from airflow_provider_responsys.ledger.sql_records import BatchRecord, Records
+
+
+class Book:
+    """What the SQL ledger knows of the requests of some sends, and what it is still to be told.
+
+    `read`, `write` and `close` block, and wait for each other.
+    """
+
+    def __init__(self, records: "Records", send_keys: Sequence[str], log: Any) -> None:
+        self._records = records
+        self._send_keys = send_keys
+        self._log = log
+        self._keys: dict[str, str] = {}
+        self._owners: dict[str, str] = {}
+        self._ended: dict[str, Outcome] = {}
+        self._unwritten: deque[tuple[str, Ending]] = deque()
+        """Filled by one thread, and emptied by another."""
+        self._busy = threading.Lock()
+        self._stopped = False
+        self.sizes: dict[str, int] = {}
+        """How many recipients each request has."""
+
+    @classmethod
+    def on(cls, engine: "Engine", send_keys: Sequence[str], log: Any) -> Self:
+        """Return the book of *send_keys* on *engine*, which is its own; nothing is read yet."""
+        from airflow_provider_responsys.ledger.sql_records import Records  # noqa: PLC0415 -- brings SQLAlchemy
+
+        return cls(Records(engine), send_keys, log)
+
+    @property
+    def unwritten(self) -> int:
+        """Return how many outcomes the ledger is still to be told."""
+        return len(self._unwritten)
+
+    def read(self) -> None:
+        """Read what the ledger knows, or raise `LedgerFailed`."""
+        with self._busy:
+            self._read()
+
+    def knows(self, request_id: str) -> bool:
+        """Tell whether *request_id* is in the ledger."""
+        return request_id in self.sizes
+
+    def owners(self, ids: Iterable[str]) -> list[str]:
+        """Return the tasks that sent *ids*, all of which are known."""
+        return sorted({self._owners[request_id] for request_id in ids})
+
+    def of(self, owners: Iterable[str]) -> list[str]:
+        """Return the requests that the tasks *owners* sent, oldest first."""
+        wanted = set(owners)
+        return [request_id for request_id, owner in self._owners.items() if owner in wanted]
+
+    def recall(self, ids: Iterable[str], results: Results) -> list[str]:
+        """Count in *results* those of *ids* whose outcome is recorded, and return the others."""
+        still_open = []
+        for request_id in ids:
+            if outcome := self._ended.get(request_id):
+                results.add(outcome, self.sizes[request_id])
+            else:
+                still_open.append(request_id)
+        return still_open
+
+    def note(self, outcomes: Mapping[str, Outcome]) -> None:
+        """Keep those of *outcomes* that are final until they are written."""
+        for request_id, outcome in outcomes.items():
+            size = self.sizes.get(request_id)
+            if size is not None and (ending := Ending.of(outcome, size)):
+                self._unwritten.append((request_id, ending))
+
+    def write(self) -> LedgerFailed | None:
+        """Record the outcomes noted so far, one write each; return what kept them from being written, if anything."""
+        with self._busy:
+            while self._unwritten and not self._stopped:
+                request_id, ending = self._unwritten[0]
+                try:
+                    self._records.record_outcome(self._keys[request_id], request_id, **ending.as_arguments())
+                except LedgerFailed as error:
+                    if passes(error):
+                        return error
+                    self._log.warning("What became of request %s can't be recorded: %s", request_id, error)
+                self._unwritten.popleft()
+        return None
+
+    def stop(self) -> None:
+        """Let a write that goes on in another thread end early: who starts again asks again."""
+        self._stopped = True
+
+    def close(self) -> None:
+        """Close the connections. Harmless to repeat."""
+        with self._busy:
+            self._records.close()
+
+    def _read(self) -> None:
+        from airflow_provider_responsys.ledger.sql_records import State  # noqa: PLC0415 -- brings SQLAlchemy
+
+        self._records.fingerprint_key()  # makes the tables if there are none
+        for send_key in self._send_keys:
+            for batch in self._records.show(send_key):
+                # What a restart of the push gave up counts no more; what was settled by hand has no request.
+                if batch.request_id is not None and batch.state is not State.FORGOTTEN:
+                    self._note(send_key, batch.request_id, batch)
+
+    def _note(self, send_key: str, request_id: str, batch: "BatchRecord") -> None:
+        self._keys[request_id] = send_key
+        self._owners[request_id] = batch.owner
+        self.sizes[request_id] = batch.size
+        if batch.outcome_at:
+            self._ended[request_id] = _recorded(batch)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a request ended, as the ledger takes it."""
+
+    succeeded: int = 0
+    failed: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    error: str | None = None
+
+    @classmethod
+    def of(cls, outcome: Outcome, size: int) -> Self | None:
+        """Return what to record of a request of *size* recipients, or None while it is open."""
+        match outcome:
+            case Finished(rows=rows) if rows != size:
+                return cls(error=ROWS_DIFFER)
+            case Finished(rows=rows, failed=failed):
+                return cls(succeeded=rows - outcome.failures, failed=failed)
+            case Gone(code=code) | Failed(code=code):
+                return cls(error=code)
+            case Processing() | Unclear():
+                return None
+
+    def as_arguments(self) -> dict[str, Any]:
+        """Return what `Records.record_outcome` takes."""
+        return {"succeeded": self.succeeded, "failed": self.failed, "error": self.error}
+
+
+def passes(error: LedgerFailed) -> bool:
+    """Tell whether the ledger could not be reached, as opposed to: it was, and said no."""
+    return error.__cause__ is not None
+
+
+def log_unwritten(log: Any, book: Book, failure: LedgerFailed) -> None:
+    """Tell that the ledger lacks outcomes; the counts have them."""
+    log.warning("The ledger lacks what became of %d requests, which is known here: %s", book.unwritten, failure)
+
+
+def _recorded(batch: "BatchRecord") -> Outcome:
+    """Return the outcome in *batch*. Which positions failed stays in the ledger: here they are numbered anew."""
+    if batch.request_error == PURGED:
+        return Gone(PURGED)
+    if batch.request_error == ROWS_DIFFER:
+        return Finished(0)
+    if batch.request_error:
+        return Failed(batch.request_error)
+    failed = {code: tuple(range(number)) for code, number in batch.failed.items()}
+    return Finished(batch.succeeded + sum(batch.failed.values()), failed)

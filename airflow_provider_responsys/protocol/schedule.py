@@ -1,0 +1,83 @@
+"""When to ask about which requests again: one after the other while all is well, and not at all in trouble."""
+
+import heapq
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, count, repeat
+
+from airflow_provider_responsys.errors import (
+    FailedOver,
+    InvalidAnswer,
+    LoginExpired,
+    NoAnswer,
+    NotSent,
+    TryLater,
+)
+
+TROUBLE_WAITS = (5.0, 30.0, 120.0)
+"""Seconds without questions after the first, second, and each further trouble in a row.
+AFTM error page: two minutes apart after no answer, or the login may be disabled."""
+
+PASSING = (FailedOver, InvalidAnswer, LoginExpired, NoAnswer, NotSent, TryLater)
+"""What a later question may not run into: a failover ends, an outage too."""
+
+
+class Schedule:
+    """Which requests to ask about next: oldest due first."""
+
+    def __init__(self, ids: Iterable[str], due: float) -> None:
+        self._order = count()
+        self._waiting = [(due, next(self._order), request_id) for request_id in ids]
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def due(self) -> float:
+        """Return when the next request is due."""
+        return self._waiting[0][0]
+
+    def take(self, now: float, most: int, early: float = 0.0) -> list[str]:
+        """Return up to *most* requests, and forget them: one that is due *now*, and what is due *early* seconds later.
+
+        Otherwise questions about many requests at once would never grow together again: each would go on
+        by itself, about ever fewer of those that it began with.
+        """
+        taken: list[str] = []
+        if not self._waiting or self.due > now:
+            return taken
+        while self._waiting and self.due <= now + early and len(taken) < most:
+            taken.append(heapq.heappop(self._waiting)[2])
+        return taken
+
+    def put_back(self, ids: Iterable[str], due: float) -> None:
+        """Let *ids* be asked about again when they are *due*."""
+        for request_id in ids:
+            heapq.heappush(self._waiting, (due, next(self._order), request_id))
+
+
+@dataclass(slots=True)
+class Patience:
+    """How many *troubles* there were, and until when nothing is asked because of them."""
+
+    quiet_until: float = -math.inf
+    troubles: int = 0
+    in_a_row: int = 0
+
+    def answered(self) -> None:
+        """Take note that Responsys answers again."""
+        self.in_a_row = 0
+
+    def trouble(self, now: float, wait: float) -> None:
+        """Ask nothing for at least *wait* seconds, and for longer after each further trouble in a row."""
+        if now >= self.quiet_until:  # further answers to what was asked before say nothing new
+            wait = max(wait, TROUBLE_WAITS[min(self.in_a_row, len(TROUBLE_WAITS) - 1)])
+            self.in_a_row += 1
+        self.quiet_until = max(self.quiet_until, now + wait)
+        self.troubles += 1
+
+
+def troubles() -> Iterator[float]:
+    """Yield how long to wait after each trouble in a row."""
+    return chain(TROUBLE_WAITS, repeat(TROUBLE_WAITS[-1]))
