@@ -1,10 +1,13 @@
 """What every test stands on: an Airflow home of its own, and a real PostgreSQL."""
 
 import atexit
+import getpass
 import json
 import os
 import shutil
+import subprocess
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -58,6 +61,37 @@ def postgres() -> Iterator[dict[str, str | int]]:
         }
     finally:
         server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def mysql() -> Iterator[Path]:
+    """Give the socket of a real MariaDB that trusts root; skip where none is installed."""
+    program, maker = shutil.which("mariadbd"), shutil.which("mariadb-install-db")
+    if not (program and maker):
+        pytest.skip("no MariaDB here: its mariadbd and mariadb-install-db come with the package mariadb-server")
+    folder = Path(tempfile.mkdtemp(prefix="my-"))
+    data, socket, log = folder / "data", folder / "socket", folder / "log"
+    # It will not be root's server unless told so.
+    common = ["--no-defaults", f"--datadir={data}", f"--user={getpass.getuser()}"]
+    made = [maker, *common, "--auth-root-authentication-method=normal", "--skip-test-db"]
+    subprocess.run(made, check=True, capture_output=True)
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            [program, *common, f"--socket={socket}", "--skip-networking", "--innodb-flush-method=nosync"],
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        deadline = time.monotonic() + 60.0
+        while not socket.exists():
+            assert server.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+        yield socket
+    finally:
+        server.terminate()
+        server.wait()
         shutil.rmtree(folder, ignore_errors=True)
 
 

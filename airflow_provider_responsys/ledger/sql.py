@@ -3,7 +3,8 @@
 A recipient is claimed by a unique row per send key and fingerprint, so two
 tries, tasks or shards that run at once can't both win one. Claims are inserted
 in the order of their fingerprints, in a transaction that takes nothing back:
-two of them can't wait for each other in a circle.
+two of them can't wait for each other in a circle. In MySQL, which locks more than
+it writes, they could: there, one of a send waits for the other.
 """
 
 import json
@@ -19,7 +20,16 @@ from sqlalchemy.engine import Connection, CursorResult, Engine
 
 from airflow_provider_responsys.errors import Fenced, LedgerFailed, SettingsChanged, StateLost
 from airflow_provider_responsys.ledger.interface import Accepted, Claim, Earlier, Holder, Settlement, Wanted
-from airflow_provider_responsys.ledger.sql_schema import ClaimRow, Database, batches, claims, digest, sends, tries
+from airflow_provider_responsys.ledger.sql_schema import (
+    MYSQL,
+    ClaimRow,
+    Database,
+    batches,
+    claims,
+    digest,
+    sends,
+    tries,
+)
 from airflow_provider_responsys.ledger.tries import OnClear, changes
 
 READ_BATCHES = 100
@@ -35,14 +45,19 @@ RESTARTED = (
     "no other task has claimed will be pushed, again where they were pushed before."
 )
 
+REPLACED = "Another try of this task has begun, so this one claims nobody any more"
+
 log = logging.getLogger(__name__)
 
 
 class SqlLedger:
     """The record of *send_key* on *engine*, seen from one try of *owner*.
 
-    *owner* names the task instance: DAG, task, run and map index. *max_tries*,
-    *retries*, *on_clear* and *may_have_begun* are those of `TaskStateLedger`.
+    *owner* names the task instance: DAG, task, run and map index. *instance_id*
+    is what Airflow calls this try of it, a UUID of version 7, which is greater for
+    a try that was made later; without one, whoever begins last is the newest.
+    *max_tries*, *retries*, *on_clear* and *may_have_begun* are those of
+    `TaskStateLedger`.
     An earlier try that is still alive gets *answer_within* seconds after each
     of its claims to settle it, before that is taken for a doubt.
     The engine is the ledger's own: it is set up, and disposed of, here.
@@ -59,6 +74,7 @@ class SqlLedger:
         try_number: int,
         max_tries: int,
         retries: int,
+        instance_id: str = "",
         on_clear: OnClear = "resume",
         may_have_begun: bool | None = None,
         answer_within: float = 0.0,
@@ -72,6 +88,7 @@ class SqlLedger:
         self._try_number = try_number
         self._max_tries = max_tries
         self._retries = retries
+        self._instance_id = instance_id
         self._on_clear = on_clear
         self._may_have_begun = try_number > 1 if may_have_begun is None else may_have_begun
         self._patience = timedelta(seconds=answer_within)
@@ -107,7 +124,7 @@ class SqlLedger:
         def release(connection: Connection) -> None:
             rows = [row.id for row in connection.execute(doubtful)]
             for start in range(0, len(rows), READ_BATCHES):
-                _release(connection, rows[start : start + READ_BATCHES])
+                self._release(connection, rows[start : start + READ_BATCHES])
 
         self._database.attempt(release)
 
@@ -120,12 +137,12 @@ class SqlLedger:
         released = [self._open[answer.number] for answer in settled if not isinstance(answer, Accepted)]
         if released:
             # By itself: a transaction that gives up and takes could wait for one that waits for it.
-            self._database.attempt(lambda connection: _release(connection, released))
+            self._database.attempt(lambda connection: self._release(connection, released))
         claimed = self._database.attempt(lambda connection: self._record(connection, accepted, wanted, now))
         for answer in settled:
             self._open.pop(answer.number, None)
         if claimed is None:
-            raise Fenced("Another try of this task has begun, so this one claims nobody any more")
+            raise Fenced(REPLACED)
         rows, result = claimed
         self._open.update(rows)
         return result
@@ -140,10 +157,15 @@ class SqlLedger:
         """Return the ids of the send, and of this try."""
         send = self._send(connection, now)
         last = connection.execute(
-            select(tries.c.max_tries).where(tries.c.owner_hash == self._owner_hash).order_by(tries.c.id.desc()).limit(1)
+            select(tries.c.max_tries, tries.c.try_number, tries.c.instance_id)
+            .where(tries.c.owner_hash == self._owner_hash)
+            .order_by(tries.c.id.desc())
+            .limit(1)
         ).first()
         if last is None:
             self._check_first()
+        elif self._is_late(last):
+            raise Fenced(REPLACED)
         elif last.max_tries != self._max_tries:
             self._resume_or_restart(connection, now)
         self._check_settings(connection, send)
@@ -153,6 +175,7 @@ class SqlLedger:
             owner=self._owner,
             try_number=self._try_number,
             max_tries=self._max_tries,
+            instance_id=self._instance_id,
             began_at=now,
         )
         return send.id, _new_id(connection.execute(began))
@@ -168,6 +191,15 @@ class SqlLedger:
                 )
             )
         return connection.execute(find).one()
+
+    def _is_late(self, last: Found) -> bool:
+        """Tell whether this try was taken for dead before it began, and *last* is of a later one.
+
+        A DAG run that was deleted and made anew counts its tries from 1 again, under
+        the same name: their ids are later nevertheless. Those are as right as the
+        clocks of Airflow's hosts, so a higher number is believed.
+        """
+        return bool(self._instance_id < last.instance_id and self._try_number <= last.try_number)
 
     def _check_first(self) -> None:
         """Raise unless this task may be without a record."""
@@ -313,9 +345,7 @@ class SqlLedger:
 
     def _is_current(self, connection: Connection) -> bool:
         """Tell whether no other try of this task began; keep it so until the transaction ends."""
-        send = connection.execute(
-            select(sends.c.identity).where(sends.c.id == self._send_id).with_for_update(read=True)
-        ).first()
+        send = self._lock_send(connection)
         if send is None:
             raise StateLost("The record of this send was pruned from the ledger while it ran, so nobody is claimed")
         if send.identity != self._identity:
@@ -324,6 +354,18 @@ class SqlLedger:
             )
         newest = select(func.max(tries.c.id)).where(tries.c.owner_hash == self._owner_hash)
         return bool(connection.execute(newest).scalar_one() == self._try_id)
+
+    def _lock_send(self, connection: Connection) -> Found:
+        """Return the row of this send, kept as it is until the transaction ends; None if it was pruned."""
+        mine = select(sends.c.identity).where(sends.c.id == self._send_id)
+        return connection.execute(mine.with_for_update(read=self._database.dialect not in MYSQL)).first()
+
+    def _release(self, connection: Connection, rows: Sequence[int]) -> None:
+        """Give the claims of *rows* back."""
+        if self._database.dialect in MYSQL:
+            self._lock_send(connection)
+        connection.execute(delete(claims).where(claims.c.batch_id.in_(rows)))
+        connection.execute(delete(batches).where(batches.c.id.in_(rows)))
 
     def _claim(
         self, connection: Connection, wanted: Sequence[Wanted], rows: Mapping[int, int]
@@ -378,12 +420,6 @@ def _settle(connection: Connection, answers: Sequence[tuple[int, str]], now: dat
         .values(settled_at=bindparam("at"), request_id=bindparam("answer"))
     )
     connection.execute(statement, [{"row": row, "at": now, "answer": answer} for row, answer in sorted(answers)])
-
-
-def _release(connection: Connection, rows: Sequence[int]) -> None:
-    """Give the claims of *rows* back."""
-    connection.execute(delete(claims).where(claims.c.batch_id.in_(rows)))
-    connection.execute(delete(batches).where(batches.c.id.in_(rows)))
 
 
 def _new_id(result: CursorResult[Any]) -> int:

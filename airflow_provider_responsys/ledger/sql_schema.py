@@ -19,6 +19,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     event,
+    func,
     insert,
     inspect,
     select,
@@ -26,19 +27,24 @@ from sqlalchemy import (
 from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Connection, Dialect, Engine
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.types import TypeEngine
 
 from airflow_provider_responsys.errors import InvalidSettings, LedgerFailed
 from airflow_provider_responsys.ledger.fingerprint import new_key
 from airflow_provider_responsys.ledger.interface import FINGERPRINT_BYTES
 
-VERSION = 1
+VERSION = 2
+"""Of the tables. Version 1, which was never released, did not tell the tries of a remade DAG run apart."""
 
 ROWS_PER_INSERT = 5_000  # 300 kB of SQL: SQLite takes 1 MB, MySQL by default 4 MB or more
 
 LOCK_WAIT = 30_000  # milliseconds that SQLite waits for another writer
 
-MET_ANOTHER = frozenset({"40001", "40P01", "42710", "42P07", 1050, 1205, 1213})
-"""PostgreSQL's and MySQL's codes for: serialization failure, deadlock, type or table exists, lock wait timeout."""
+MET_ANOTHER = frozenset({"40001", "40P01", "42710", "42P07", 1050, 1205, 1213, 1684})
+"""PostgreSQL's and MySQL's codes for: serialization failure, deadlock, type or table exists or is being made, lock
+wait timeout."""
+
+MYSQL = ("mysql", "mariadb")
 
 ATTEMPTS = 5
 
@@ -51,6 +57,10 @@ class Moment(TypeDecorator[datetime]):
     impl = DateTime
     cache_ok = True
 
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[datetime]:
+        """Keep microseconds: MySQL rounds to seconds unless told otherwise."""
+        return mysql.DATETIME(fsp=6) if dialect.name in MYSQL else DateTime()
+
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 -- SQLAlchemy's signature
         """Drop the zone."""
         return value and value.astimezone(UTC).replace(tzinfo=None)
@@ -62,6 +72,13 @@ class Moment(TypeDecorator[datetime]):
 
 metadata = MetaData()
 
+# Whatever the database's defaults: transactions, every script, and no two texts that only look alike.
+ON_MYSQL: dict[str, Any] = {
+    f"{name}_{option}": value
+    for name in MYSQL
+    for option, value in {"engine": "InnoDB", "charset": "utf8mb4", "collate": "utf8mb4_bin"}.items()
+}
+
 ledger_table = Table(
     "responsys_ledger",
     metadata,
@@ -69,6 +86,7 @@ ledger_table = Table(
     Column("version", Integer, nullable=False),
     Column("fingerprint_key", String(64), nullable=False),
     Column("created_at", Moment, nullable=False),
+    **ON_MYSQL,
 )
 
 sends = Table(
@@ -79,6 +97,7 @@ sends = Table(
     Column("send_key", Text, nullable=False),
     Column("identity", Text, nullable=False),  # JSON: the settings that make a recipient's identity
     Column("created_at", Moment, nullable=False),
+    **ON_MYSQL,
 )
 
 tries = Table(
@@ -90,9 +109,11 @@ tries = Table(
     Column("owner", Text, nullable=False),
     Column("try_number", Integer, nullable=False),
     Column("max_tries", Integer, nullable=False),
+    Column("instance_id", String(36), nullable=False),  # Airflow's id of the try; a later one is greater
     Column("began_at", Moment, nullable=False),
     Index("responsys_tries_by_owner", "owner_hash", "id"),
     Index("responsys_tries_by_send", "send_id"),
+    **ON_MYSQL,
 )
 
 batches = Table(
@@ -114,6 +135,7 @@ batches = Table(
     Index("responsys_batches_by_try", "try_id", "number"),
     Index("responsys_batches_by_send", "send_id"),
     Index("responsys_batches_by_request", "request_id"),
+    **ON_MYSQL,
 )
 
 claims = Table(
@@ -122,7 +144,7 @@ claims = Table(
     Column("send_id", Integer, primary_key=True, autoincrement=False),
     Column(
         "fingerprint",
-        LargeBinary(FINGERPRINT_BYTES).with_variant(mysql.BINARY(FINGERPRINT_BYTES), "mysql", "mariadb"),
+        LargeBinary(FINGERPRINT_BYTES).with_variant(mysql.BINARY(FINGERPRINT_BYTES), *MYSQL),
         primary_key=True,
     ),
     Column("batch_id", BigInteger, nullable=False),
@@ -130,6 +152,7 @@ claims = Table(
     Column("position", Integer, nullable=False),
     Index("responsys_claims_by_batch", "batch_id", "position"),
     sqlite_with_rowid=False,
+    **ON_MYSQL,
 )
 
 
@@ -237,6 +260,18 @@ def _failure(error: SQLAlchemyError) -> LedgerFailed:
 
 
 def _prepare(connection: Connection, now: datetime) -> bytes:
+    if connection.dialect.name not in MYSQL:
+        return _prepare_alone(connection, now)
+    # There, tables are made outside of any transaction, one by one.
+    lock = f"{connection.engine.url.database}.{ledger_table.name}"[-64:]
+    connection.execute(select(func.get_lock(lock, LOCK_WAIT // 1000)))
+    try:
+        return _prepare_alone(connection, now)
+    finally:
+        connection.execute(select(func.release_lock(lock)))
+
+
+def _prepare_alone(connection: Connection, now: datetime) -> bytes:
     columns = (ledger_table.c.version, ledger_table.c.fingerprint_key)
     row = connection.execute(select(*columns)).first() if inspect(connection).has_table(ledger_table.name) else None
     if row is None:
@@ -245,7 +280,13 @@ def _prepare(connection: Connection, now: datetime) -> bytes:
         made = insert(ledger_table).values(id=1, version=VERSION, fingerprint_key=key.hex(), created_at=now)
         connection.execute(made)
         return key
-    if row.version != VERSION:
+    if row.version < VERSION:
+        raise LedgerFailed(
+            f"The ledger's tables have version {row.version}, of before the first release, and this provider writes "
+            f"{VERSION}: point ledger_conn_id to another database, or drop its tables responsys_* if nobody needs to "
+            "know any more whom they say was pushed"
+        )
+    if row.version > VERSION:
         raise LedgerFailed(
             f"The ledger's tables have version {row.version}, this provider writes {VERSION}: run the same version of "
             "the provider on every worker"

@@ -134,6 +134,7 @@ class TaskStateLedger:
         if last > self._next > meta.segments:
             self._write_meta(replace(meta, segments=self._next))
         try:
+            # Settlements before claims: cut off between two writes, no more is in doubt than was in flight.
             for index in sorted(changed):
                 self._set(self._segment_key(meta, index), write_segment(changed[index]))
                 self._install(index, changed[index])
@@ -152,6 +153,8 @@ class TaskStateLedger:
         """Return the meta data of a send that has none, if it may have none."""
         cleared = self._max_tries != self._retries
         if self._may_have_begun:
+            # To a try that was replaced, the record looks as if it were not there: only a write tells.
+            self._call(self._store.delete, self._meta_key())
             if not cleared:
                 raise StateLost(
                     f"This is try {self._try_number}, and the record of the earlier ones is gone from Airflow's task "

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import Table, create_engine, event, select
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.exc import OperationalError
+from uuid6 import uuid7  # as Airflow makes its ids
 
 from airflow_provider_responsys.ledger.interface import Ledger
 from airflow_provider_responsys.ledger.sql import SqlLedger
@@ -176,6 +177,7 @@ class SqlPlace:
         may_have_begun: bool | None = None,
         owner: str = "dag, task, run, -1",
         send_key: str = "autumn",
+        instance_id: str | None = None,
         answer_within: float = 0.0,
         sleep: Callable[[float], object] = time.sleep,
     ) -> SqlLedger:
@@ -187,6 +189,7 @@ class SqlPlace:
             try_number=try_number,
             max_tries=max_tries,
             retries=3,
+            instance_id=str(uuid7()) if instance_id is None else instance_id,
             on_clear=on_clear,
             may_have_begun=may_have_begun,
             answer_within=answer_within,
@@ -265,14 +268,30 @@ def postgresql(postgres: dict[str, str | int]) -> Iterator[SqlPlace]:
     engine.dispose()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture
+def mariadb(mysql: Path) -> Iterator[SqlPlace]:
+    """Give an empty database of a real MariaDB."""
+    name = f"s{uuid4().hex}"
+    server = URL.create("mysql+pymysql", username="root", host="localhost", query={"unix_socket": str(mysql)})
+    place = SqlPlace(server.set(database=name))
+    engine = create_engine(server)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    yield place
+    place.close()
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"DROP DATABASE {name}")
+    engine.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
 def database(request: pytest.FixtureRequest) -> SqlPlace:
     """Give each database in turn."""
     place: SqlPlace = request.getfixturevalue(request.param)
     return place
 
 
-@pytest.fixture(params=["task_state", "sqlite", "postgresql"])
+@pytest.fixture(params=["task_state", "sqlite", "postgresql", "mariadb"])
 def place(request: pytest.FixtureRequest) -> Place:
     """Give each durable store in turn."""
     place: Place = request.getfixturevalue(request.param)

@@ -16,6 +16,7 @@ from airflow_provider_responsys.ledger.interface import (
     Settlement,
     Wanted,
 )
+from airflow_provider_responsys.ledger.tries import OnClear
 from tests.ledger.conftest import IDENTITY, Place
 
 
@@ -338,6 +339,31 @@ def test_two_live_tries_never_win_the_same_person(place: Place) -> None:
 
     assert set(people(0, 8)) <= set(sent)
     assert max(sent.values()) == 1
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("on_clear", ["resume", "restart"])
+def test_a_try_that_begins_after_its_successor_is_refused(place: Place, number: int, on_clear: OnClear) -> None:
+    """It was taken for dead on its way to `execute`; nothing about its successor changes, not even after a clear."""
+    for before in range(1, number):
+        begun(place.open(before))
+    late = place.open(number, on_clear=on_clear)
+    next_one = begun(place.open(number + 1, max_tries=5, on_clear=on_clear, may_have_begun=number > 1))
+    next_one.commit([], [Wanted(1, people(0))])
+    successor = begun(place.open(number + 2, max_tries=5, on_clear=on_clear))
+    [before_it] = successor.earlier()
+
+    with pytest.raises(Fenced, match="nother try"):
+        begun(late)
+    with pytest.raises(LedgerFailed):
+        late.commit([], [Wanted(1, people(0))])
+
+    assert list(successor.earlier()) == [before_it]
+    assert successor.commit([], [Wanted(1, people(3))]) == [Claim(1)]
+    assert left(begun(place.open(number + 3, max_tries=5, on_clear=on_clear))) == {
+        f"try {number + 1}, batch 1": (people(0), None),
+        f"try {number + 2}, batch 1": (people(3), None),
+    }
 
 
 def test_many_batches_in_one_call(place: Place) -> None:

@@ -25,6 +25,7 @@ from airflow_provider_responsys.ledger.sql import SqlLedger
 from airflow_provider_responsys.ledger.sql_records import Records
 from airflow_provider_responsys.ledger.sql_schema import (
     ATTEMPTS,
+    VERSION,
     ClaimRow,
     Database,
     batches,
@@ -93,6 +94,40 @@ def test_another_key_is_another_send(database: SqlPlace) -> None:
     other = begun(database.open(owner=OTHER_TASK, send_key="winter"))
 
     assert other.commit([], [Wanted(1, people(0))]) == [Claim(1)]
+
+
+def test_moments_are_kept_to_the_microsecond(database: SqlPlace) -> None:
+    """A database may round what is meant to be compared with what another host wrote."""
+    database.now += timedelta(microseconds=999_999)
+    begun(database.open(1)).commit([], [Wanted(1, people(0))])
+
+    [batch] = begun(database.open(2)).earlier()
+
+    assert batch.since == database.now
+
+
+def test_request_ids_are_told_apart_by_every_letter(database: SqlPlace) -> None:
+    """A database may compare texts as people do, who see no difference."""
+    ledger = begun(database.open())
+    ledger.commit([], [Wanted(1, people(0)), Wanted(2, people(3))])
+    ledger.commit([Accepted(1, "a1"), Accepted(2, "A1")], [])
+    records = Records(database.engine())
+
+    records.record_outcome("autumn", "a1", succeeded=3)
+
+    assert records.open_requests("autumn") == ["A1"]
+    records.close()
+
+
+def test_a_send_may_have_any_name(database: SqlPlace) -> None:
+    """In every script, and of any length that Airflow allows."""
+    name = "冬の campaign 🎿" + "x" * 2_000
+    first = begun(database.open(1, send_key=name))
+    first.commit([], [Wanted(1, people(0))])
+    records = Records(database.engine())
+
+    assert [send.send_key for send in records.sends()] == [name]
+    records.close()
 
 
 def test_what_an_earlier_try_claimed_is_lost_as_it_stands(database: SqlPlace) -> None:
@@ -240,6 +275,28 @@ def test_a_replaced_try_still_records_its_answers(database: SqlPlace) -> None:
     assert [batch.request_id for batch in retry.earlier()] == ["4711", "4712"]
 
 
+def test_a_run_made_anew_under_its_old_name_goes_on(database: SqlPlace) -> None:
+    """Its tries are counted from 1 again; a try of the deleted run that begins now is refused."""
+    late = database.open(1)
+    begun(database.open(2, may_have_begun=False)).commit([], [Wanted(1, people(0))])
+
+    anew = begun(database.open(1))
+    with pytest.raises(Fenced):
+        begun(late)
+
+    assert [batch.label for batch in anew.earlier()] == ["try 2, batch 1"]
+    assert anew.commit([], [Wanted(1, people(3))]) == [Claim(1)]
+
+
+def test_a_clock_that_is_behind_does_not_stop_a_retry(database: SqlPlace) -> None:
+    """The id of the second try was made on a host that lives in the past."""
+    begun(database.open(1, instance_id="2"))
+
+    retry = begun(database.open(2, instance_id="1"))
+
+    assert retry.commit([], [Wanted(1, people(0))]) == [Claim(1)]
+
+
 def test_an_empty_file_on_a_later_try_fails_closed(sqlite: SqlPlace) -> None:
     """Another worker has another disk."""
     begun(sqlite.open(1))
@@ -316,15 +373,18 @@ def test_a_million_are_read_back_in_pieces(database: SqlPlace) -> None:
     assert [sorted(batch.fingerprints) for batch in found] == [people(number * 10, 10) for number in range(250)]
 
 
-def test_a_newer_schema_fails_closed(database: SqlPlace) -> None:
-    """A worker that was not upgraded must not guess."""
+@pytest.mark.parametrize(
+    ("version", "says"), [(VERSION + 1, "on every worker"), (VERSION - 1, "before the first release")]
+)
+def test_another_schema_fails_closed(database: SqlPlace, version: int, says: str) -> None:
+    """A worker that was not upgraded must not guess, nor one that was."""
     begun(database.open())
     engine = create_engine(database.url, connect_args=database.connect)
     with engine.begin() as connection:
-        connection.execute(update(ledger_table).values(version=2))
+        connection.execute(update(ledger_table).values(version=version))
     engine.dispose()
 
-    with pytest.raises(LedgerFailed, match="version 2"):
+    with pytest.raises(LedgerFailed, match=f"version {version}, .*{says}"):
         begun(database.open())
 
 
@@ -370,7 +430,7 @@ def test_psycopg2_serves_as_well(postgresql: SqlPlace) -> None:
 
 
 def test_mysql_gets_tables_and_statements_of_its_own() -> None:
-    """No server of it is at hand: what would be sent is looked at."""
+    """Not every machine has a server of it: what would be sent is looked at."""
     statements: list[str] = []
     engine: Any = SimpleNamespace(dialect=SimpleNamespace(name="mysql"), execution_options=lambda **_: None)
 
@@ -396,8 +456,14 @@ def test_mysql_gets_tables_and_statements_of_its_own() -> None:
         SimpleNamespace(sqlstate="40P01"),
         SimpleNamespace(pgcode="40001"),
         SimpleNamespace(args=(1213, "Deadlock found")),
+        SimpleNamespace(args=(1684, "Table was skipped since its definition is being modified")),
     ],
-    ids=["a deadlock in PostgreSQL", "a serialization failure in PostgreSQL", "a deadlock in MySQL"],
+    ids=[
+        "a deadlock in PostgreSQL",
+        "a serialization failure in PostgreSQL",
+        "a deadlock in MySQL",
+        "a table that is being made in MySQL",
+    ],
 )
 def test_a_transaction_that_met_another_is_repeated(sqlite: SqlPlace, original: Any) -> None:
     """The database undid all of it; but not for ever."""

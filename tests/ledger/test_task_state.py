@@ -68,7 +68,7 @@ def test_a_segment_has_25_batches_however_small(task_state: TaskStatePlace) -> N
 
 
 def test_a_settlement_rewrites_the_segment_of_its_claim(task_state: TaskStatePlace) -> None:
-    """An answer may come when later segments are open; a full one costs one write more."""
+    """An answer may come when later segments are open: one write more, before that of the claim it makes room for."""
     ledger = begun(task_state)
     ledger.commit([], batches(*range(1, 26)))
     ledger.commit(accepted(*range(1, 25)), batches(26))

@@ -97,6 +97,32 @@ def test_two_tries_on_airflows_own_store(run_dag: Callable[[Any], Any]) -> None:
     assert ended.state == "success"
 
 
+def test_a_try_that_begins_after_its_successor_is_refused(run_dag: Callable[[Any], Any]) -> None:
+    """It was taken for dead on its way: to it, the record looks as if it were lost, and is not touched."""
+    ledgers: list[TaskStateLedger] = []
+    found: list[str] = []
+
+    class Push(airflow_sdk.BaseOperator):  # type: ignore[misc, name-defined]  # importorskip gives Any
+        def execute(self, context: Any) -> None:
+            context["ti"].xcom_push(MARK, context["ti"].try_number)
+            ledgers.append(open_ledger(context))
+            if context["ti"].try_number == 2:
+                raise RuntimeError("taken for dead")
+            ledgers[-1].begin(IDENTITY)
+            if context["ti"].try_number == 1:
+                raise RuntimeError("a crash")
+            ledgers[2].commit([], [Wanted(1, people(0))])
+            with pytest.raises(Fenced):
+                ledgers[1].begin(IDENTITY)
+            ledgers[2].commit([Accepted(1, "4711")], [Wanted(2, people(200))])
+            found.extend(context["task_state_store"].get("responsys/meta").split('"tries":')[1].split(',"max')[:1])
+
+    ended = run_once(run_dag, "late_beginner", Push)
+
+    assert found == ["[1,3]"]
+    assert ended.state == "success"
+
+
 def test_a_try_that_died_before_execute_left_no_mark(run_dag: Callable[[Any], Any]) -> None:
     """Airflow says so: it lists the XComs that earlier tries left."""
     began: list[int] = []

@@ -20,10 +20,10 @@ from airflow_provider_responsys.errors import (
     StateLost,
 )
 from airflow_provider_responsys.ledger.interface import Ledger
+from airflow_provider_responsys.protocol.pace import Pace
 from airflow_provider_responsys.recipients.spool import Batch, Spool
 from airflow_provider_responsys.sending.engine import Action, Delivery, Engine, Limits, Wait
 from airflow_provider_responsys.sending.outcome import Resumed, Sent
-from airflow_provider_responsys.sending.pace import Pace
 from airflow_provider_responsys.sending.run import Event, Halt, Report, Run
 
 if TYPE_CHECKING:
@@ -146,6 +146,8 @@ class Attempt:
     """How often in a row it waited for no time at all."""
     halted: bool = False
     store_failed: bool = False
+    refused: bool = False
+    """Whether it was told, as it began or looked back, that another try has begun."""
     alone: bool = True
     """Whether no other try could write while this one looked back, and since."""
     lost: int = 0
@@ -181,6 +183,11 @@ class Attempt:
         return self.store_failed or (self.engine is not None and self.engine.ledger_down)
 
     @property
+    def fenced(self) -> bool:
+        """Whether it was told that another try has begun."""
+        return self.refused or (self.engine is not None and isinstance(self.engine.stopped, Fenced))
+
+    @property
     def spins(self) -> bool:
         """Whether a batch is due again while another one is out: the engine then waits for no time at all."""
         engine = self.engine
@@ -207,6 +214,7 @@ class Attempt:
             self.die()
         except LedgerFailed as error:
             self.store_failed = True
+            self.refused = isinstance(error, Fenced)
             self.end(Outcome.FINAL if isinstance(error, FINAL) else Outcome.RETRY)
 
     def submit(self, work: Callable[..., None], *args: object) -> None:

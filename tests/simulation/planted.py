@@ -1,4 +1,4 @@
-"""Five bugs, each in place of a part of the provider, to show that the simulation finds them."""
+"""Bugs, each in place of a part of the provider, to show that the simulation finds them."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -85,10 +85,18 @@ class SendsDoubtsAgainInSql(SqlModel):
         return [batch for batch in found if batch.request_id]
 
 
+class BelievesWhoBeginsLast(SqlModel):
+    """Takes a try that begins after its successor for the newest."""
+
+    def _check_late(self, newest: int) -> None:
+        del newest
+
+
 PLANTED: dict[str, Parts] = {
     "settle before the answer": replace(REAL, engine=SettlesBeforeTheAnswer),
     "claim after the request": replace(REAL, record=ClaimsLater, sql=ClaimsLaterInSql),
     "retry of a reset": replace(REAL, transport=takes_a_reset_for_not_sent),
     "doubt counted as not sent": replace(REAL, run=CountsDoubtAsNotSent),
     "a resumed claim re-sent": replace(REAL, record=SendsDoubtsAgain, sql=SendsDoubtsAgainInSql),
+    "whoever begins last goes on": replace(REAL, sql=BelievesWhoBeginsLast),
 }

@@ -19,12 +19,6 @@ if TYPE_CHECKING:
 EPOCH = datetime(2026, 11, 23, tzinfo=UTC)
 """Where the simulated clock shows 0."""
 
-LATE_BEGINS = False
-"""Whether a try of a task on SQL may begin after its successor has.
-
-`SqlLedger` takes whoever begins last for the newest, and would shut out the successor.
-"""
-
 ANSWER_WITHIN = 70.0  # as the operator has it: the read timeout and its margin
 
 
@@ -254,8 +248,7 @@ class SqlModel:
     def _begin(self) -> None:
         attempt, tables = self._attempt, self._tables
         last = tables.max_tries.get(self._task)
-        if LATE_BEGINS and max(tables.tries.get(self._task, [0])) > attempt.number:
-            raise Fenced("a later try has begun")
+        self._check_late(tables.tries.get(self._task, [0])[-1])
         restart = self._world.setup.on_clear == "restart"
         if last is None:
             cleared = attempt.max_tries != self._world.setup.retries
@@ -268,6 +261,11 @@ class SqlModel:
                     row.forgotten = True
         tables.tries.setdefault(self._task, []).append(attempt.number)
         tables.max_tries[self._task] = attempt.max_tries
+
+    def _check_late(self, newest: int) -> None:
+        """Refuse a try that begins after its successor: of one run, the numbers are as good as the ids."""
+        if newest > self._attempt.number:
+            raise Fenced("a later try has begun")
 
     def _of_earlier_tries(self) -> list[Row]:
         return [

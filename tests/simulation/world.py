@@ -25,7 +25,7 @@ from airflow_provider_responsys.sending.run import Run
 from tests.simulation.attempt import Attempt, Flight, Killed, Outcome, Turnwise
 from tests.simulation.choices import Choices
 from tests.simulation.states import state_of
-from tests.simulation.stores import EPOCH, LATE_BEGINS, Record, SqlModel, SqlStore, Store, TaskStates, fingerprints
+from tests.simulation.stores import EPOCH, Record, SqlModel, SqlStore, Store, TaskStates, fingerprints
 from tests.simulation.truth import Broken, Truth
 
 TIMEOUT = 60.0  # as the connection has it
@@ -290,6 +290,7 @@ class World:
         self.live.remove(attempt)
         if attempt.outcome is Outcome.KILLED or flights:
             self.truth.troubles += 1
+        self.truth.check_newest(attempt)
         self.truth.check_ledger(attempt)
         self.truth.check_report(attempt)
 
@@ -475,25 +476,20 @@ class World:
             if current is None:
                 continue
             suspended = any(each.task is task for each in self._suspended)
-            runs, replaceable = current.outcome is None, self._may_be_replaced(current)
-            if Strike.ZOMBIE in allowed and runs and replaceable and len(task.attempts) <= task.max_tries:
+            runs = current.outcome is None
+            if Strike.ZOMBIE in allowed and runs and len(task.attempts) <= task.max_tries:
                 yield Strike.ZOMBIE, task, current
             if Strike.HALT in allowed and runs and not suspended and not current.halted:
                 yield Strike.HALT, task, current
-            if Strike.CLEAR in allowed and replaceable and not suspended:
+            if Strike.CLEAR in allowed and not suspended:
                 yield Strike.CLEAR, task, current
 
     def _replace(self, attempt: Attempt) -> None:
         """Take *attempt* for dead while it writes."""
         task = attempt.task
-        if self._may_be_replaced(attempt) and len(task.attempts) <= task.max_tries:
+        if attempt.current and len(task.attempts) <= task.max_tries:
             self.truth.troubles += 1
             self._start(task)
-
-    def _may_be_replaced(self, attempt: Attempt) -> bool:
-        """Tell whether a next try may begin now."""
-        late = self.setup.sql and attempt.phase == "begins" and attempt.outcome is None
-        return attempt.current and (LATE_BEGINS or not late)
 
 
 REPLACED = 6
