@@ -69,9 +69,11 @@ class Conductor:
         self._folder.mkdir(parents=True)
         if self._shared_ledger and scenario.event in ("outage", "lose"):
             self._ledger = self._shared_ledger.own(self._folder)
-        processing = 0.3 if scenario.dag == "push_and_wait" else 0.0
         self._sandbox = Server.start(
-            self._folder / "sandbox.log", scenario.faults, latency=scenario.latency, processing_time=processing
+            self._folder / "sandbox.log",
+            scenario.faults,
+            latency=scenario.latency,
+            processing_time=scenario.processing,
         )
         try:
             self._scheduler.begin(scenario.dag, self._run_id)
@@ -158,7 +160,7 @@ class Conductor:
     def _attend(self, attempt: Attempt) -> None:
         """Stay with *attempt* until it has ended, and let the scheduler know."""
         number = self._attempts[attempt.launch.task_id]
-        kill = self._scenario.kills.get(number) if attempt.launch.task_id == "push" else None
+        kill = self._scenario.kills.get((attempt.launch.task_id, number))
         met = False
         while not attempt.supervisor.ended():
             self._check_time(f"attempt {number} of {attempt.launch.task_id} runs on")
@@ -204,7 +206,7 @@ class Conductor:
 
     def _kill(self, attempt: Attempt, kill: Kill) -> None:
         tasks = attempt.supervisor.children()
-        self._interruptions += 1
+        self._interruptions += attempt.launch.task_id == "push"  # see _count_deaths
         if kill.whom == "term":
             attempt.supervisor.signal(signal.SIGTERM)
             return
@@ -236,8 +238,11 @@ class Conductor:
 
         child = Child.fork(watch, self.log, self._environment(None, number))
         self._children.append(child)
+        began, kill = time.monotonic(), self._scenario.kills.get(("trigger", number))
         while not child.ended():
             self._check_time("the trigger runs on")
+            if kill and time.monotonic() - began >= kill.delay:
+                child.stop()
             time.sleep(0.01)
         for trace in self._folder.glob("killed-trigger-*"):
             trace.unlink()  # a trigger has no requests out that push anybody
@@ -318,6 +323,8 @@ class Conductor:
             in_flight=scenario.in_flight,
             expired=faults.get("expired", 0),
         )
+        if scenario.strikes and not self._interruptions:
+            return Verdict(problem="its plant was never reached")
         if scenario.dag != "push_and_wait" or not report or verdict.problem:
             return verdict
         # The task state store does not tell the sensor how many recipients each request had.

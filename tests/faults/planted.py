@@ -210,14 +210,23 @@ def _begin(trap: Trap, *, before: bool) -> None:
         _method(ledger, "begin", begin)
 
 
-def _connect(trap: Trap) -> None:
+def _connect(trap: Trap, *, push: bool) -> None:
+    """Strike when a connection stands on which nothing was sent yet: of a push, or of the login before it."""
     from airflow_provider_responsys.transport import sync  # noqa: PLC0415 -- only tasks that run need it
+
+    here = threading.local()
+
+    def request(real: Callable[..., Any], method: str, url: str, *args: Any, **kwargs: Any) -> Any:
+        here.url = url
+        return real(method, url, *args, **kwargs)
 
     def new_conn(real: Callable[..., Any]) -> Any:
         connection = real()
-        trap.spring()
+        if here.url.endswith("/push") is push:
+            trap.spring()
         return connection
 
+    _method(sync._Connection, "request", request)
     _method(sync._Connection, "_new_conn", new_conn)
 
 
@@ -325,10 +334,11 @@ def _by_hand(_trap: Trap) -> None:
 
 def _shorten_waits() -> None:
     """Let a run take seconds: no fault needs the long ones."""
-    from airflow_provider_responsys import operators, triggers  # noqa: PLC0415 -- only tasks that run need it
+    from airflow_provider_responsys import operators  # noqa: PLC0415 -- only tasks that run need it
+    from airflow_provider_responsys.protocol import schedule  # noqa: PLC0415 -- only tasks that run need it
 
     operators.ANSWER_MARGIN = 1.0
-    triggers.TROUBLE_WAITS = (0.2, 0.5, 1.0)
+    schedule.TROUBLE_WAITS = (0.2, 0.5, 1.0)
 
 
 PUSH_POINTS: dict[str, Callable[[Trap], None]] = {
@@ -337,7 +347,7 @@ PUSH_POINTS: dict[str, Callable[[Trap], None]] = {
     "before the intent": _before("intent"),
     "during the intent": _during("intent"),
     "after the intent": _after("intent"),
-    "during connect": _connect,
+    "during connect": functools.partial(_connect, push=True),
     "body half sent": _send_half,
     "body sent": _send_whole,
     "answer half read": _read_half,
@@ -345,8 +355,10 @@ PUSH_POINTS: dict[str, Callable[[Trap], None]] = {
     "during the acceptance write": _during("answer"),
     "between batches": _after("answer"),
     "before XCom": _xcom,
+    "during the login's connect": functools.partial(_connect, push=False),
 }
 NAIVE_POINTS = tuple(point for point in PUSH_POINTS if "record" not in point)
+"""It has no record."""
 
 WAIT_POINTS: dict[str, Callable[[Trap], None]] = {
     "before deferring": _defer,

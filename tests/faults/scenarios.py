@@ -49,6 +49,12 @@ POLL_FAULTS = (
 HANG = 4.0
 """Seconds without an answer: longer than the connection's timeout."""
 
+WHOM = ("task", "task", "host", "term")
+"""Who is killed: the task's process most often."""
+
+PROCESSING = 0.3
+"""Seconds until there are results, where a run waits for them."""
+
 MEET = "somewhere"
 """A plant halts there; where exactly, the run decides."""
 
@@ -66,7 +72,7 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One run: *plants* and *kills* by the task and the number of its attempt."""
+    """One run: *plants* and *kills* by the task (or "trigger") and the number of its attempt."""
 
     group: str
     store: str
@@ -76,15 +82,19 @@ class Scenario:
     in_flight: int = 1
     latency: float = 0.02
     """Seconds that the sandbox takes to answer."""
+    processing: float = 0.0
+    """Seconds until there are results to poll."""
     dag: str = "push_only"
     plants: Mapping[tuple[str, int], Plant] = field(default_factory=dict)
-    kills: Mapping[int, Kill] = field(default_factory=dict)
+    kills: Mapping[tuple[str, int], Kill] = field(default_factory=dict)
     faults: Sequence[Fault] = ()
     event: str = ""
     """What is done when a plant meets, or when the run is over."""
     xcom_down_from: int | None = None
     """From which XCom of the first attempt on Airflow's API server takes none."""
     patience: float = 60.0
+    strikes: bool = False
+    """Whether the first plant is certain to be reached: a run in which it was not says nothing."""
 
     @property
     def name(self) -> str:
@@ -131,17 +141,18 @@ def _size(chance: random.Random) -> Drawn:
 def _kill_points(seed: int, chance: random.Random) -> Drawn:
     points = tuple(PUSH_POINTS)
     point = points[seed % len(points)]
-    plants = {("push", 1): Plant(point, nth=1 if seed < len(points) else chance.randint(1, 4))}
+    nth = 1 if seed < len(points) else chance.randint(1, 4)
+    plants = {("push", 1): Plant(point, nth)}
     if chance.random() < 0.3:
         plants["push", 2] = Plant(chance.choice(NAIVE_POINTS), nth=chance.randint(1, 2), host=True)
     if chance.random() < 0.3:
-        plants["push", 1] = Plant(point, nth=plants["push", 1].nth, host=True)
-    return {**_size(chance), "what": f"killed {point}", "plants": plants}
+        plants["push", 1] = Plant(point, nth, host=True)
+    return {**_size(chance), "what": f"killed {point}", "plants": plants, "strikes": nth == 1}
 
 
 def _random_kills(_seed: int, chance: random.Random) -> Drawn:
     kills = {
-        attempt: Kill(chance.uniform(0.2, 1.8), chance.choice(("task", "task", "host", "term")))
+        ("push", attempt): Kill(chance.uniform(0.2, 1.8), chance.choice(WHOM))
         for attempt in range(1, chance.randint(1, 5) + 1)
     }
     size = {"batches": chance.randint(5, 12), "in_flight": chance.randint(1, 4), "latency": chance.uniform(0.1, 0.4)}
@@ -169,7 +180,22 @@ def _waiting(seed: int, chance: random.Random) -> Drawn:
     }
     if point in ("before deferring", "after deferring"):
         plants = {(task, 1): Plant(point)}
-    return {**_size(chance), "what": f"killed {point}", "dag": "push_and_wait", "plants": plants}
+    return {**_size(chance), **_wait(), "what": f"killed {point}", "plants": plants}
+
+
+def _wait(processing: float = PROCESSING) -> Drawn:
+    return {"dag": "push_and_wait", "processing": processing}
+
+
+def _random_waiting(_seed: int, chance: random.Random) -> Drawn:
+    kills: dict[tuple[str, int], Kill] = {}
+    numbers = {"wait": count(1), "trigger": count(1)}
+    for _ in range(chance.randint(1, 5)):
+        task = chance.choice(("wait", "trigger", "trigger"))
+        # The sensor's process lives for about a second, most of which is Airflow's own.
+        delay = chance.uniform(0.2, 1.2) if task == "wait" else chance.uniform(0.0, 0.7)
+        kills[task, next(numbers[task])] = Kill(delay, chance.choice(WHOM) if task == "wait" else "task")
+    return {**_size(chance), **_wait(chance.uniform(2.0, 6.0)), "what": f"{len(kills)} kills", "kills": kills}
 
 
 def _poll_faults(seed: int, chance: random.Random) -> Drawn:
@@ -181,8 +207,8 @@ def _poll_faults(seed: int, chance: random.Random) -> Drawn:
     patience = 4.0 if kind in ("endless", "unknown_status") else 60.0
     return {
         **size,
+        **_wait(),
         "what": f"poll: {kind}",
-        "dag": "push_and_wait",
         "faults": [fault],
         "patience": patience,
     }
@@ -200,6 +226,7 @@ AIRFLOW_FAULTS = (
     "state-store clean",
     "ledger lost",
     "a zombie after its retry",
+    "a zombie that begins late",
 )
 """With the task state store as ledger, an outage is one of Airflow's API server."""
 
@@ -210,6 +237,7 @@ def _airflow_faults(seed: int, chance: random.Random) -> Drawn:
     out = Plant("body sent", nth=chance.randint(1, 2), meet=MEET)
     after = Plant("before the acceptance write", nth=chance.randint(1, 2), meet=MEET)
     killed = Plant("between batches", nth=2)
+    unbegun = Plant("before the record of the try", meet=MEET)
     plant, event = {
         "ledger down before a request": (before, "outage"),
         "ledger down after a request": (after, "outage"),
@@ -220,6 +248,7 @@ def _airflow_faults(seed: int, chance: random.Random) -> Drawn:
         "a zombie beside its retry": (chance.choice((before, after)), "zombie"),
         "a zombie with a request out": (out, "zombie"),
         "a zombie after its retry": (chance.choice((before, out, after)), "late zombie"),
+        "a zombie that begins late": (unbegun, chance.choice(("zombie", "late zombie"))),
         "state-store clean": (killed, "clean"),
         "ledger lost": (killed, "lose"),
     }[what]
@@ -228,7 +257,7 @@ def _airflow_faults(seed: int, chance: random.Random) -> Drawn:
         "what": what,
         "plants": {("push", 1): plant} if plant else {},
         "event": event,
-        "dag": "push_and_wait" if what == "cleared while deferred" else "push_only",
+        **(_wait() if what == "cleared while deferred" else {}),
         "xcom_down_from": chance.randint(1, 6) if what == "XCom down" else None,
     }
 
@@ -237,7 +266,8 @@ GROUPS: Mapping[str, tuple[Callable[[int, random.Random], Drawn], Sequence[str]]
     "kill points": (_kill_points, (*STORES, NAIVE)),
     "random kills": (_random_kills, (*STORES, NAIVE)),
     "server faults": (_server_faults, (*STORES, NAIVE)),
-    "kills while waiting": (_waiting, (STATE, SQLITE)),
-    "poll faults": (_poll_faults, (STATE, SQLITE)),
+    "kills while waiting": (_waiting, STORES),
+    "random kills while waiting": (_random_waiting, STORES),
+    "poll faults": (_poll_faults, STORES),
     "Airflow faults": (_airflow_faults, STORES),
 }

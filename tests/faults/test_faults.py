@@ -14,6 +14,7 @@ STATE, SQLITE, NAIVE = "task state store", "SQL on SQLite", "naive operator"
 OURS = (
     f"kill points/{STATE}/3",  # during the intent
     f"kill points/{STATE}/4",  # after the intent
+    f"kill points/{STATE}/5",  # during connect
     f"kill points/{STATE}/6",  # body half sent
     f"kill points/{STATE}/8",  # answer half read
     f"kill points/{STATE}/10",  # during the acceptance write
@@ -23,10 +24,12 @@ OURS = (
     f"random kills/{STATE}/3",
     f"server faults/{STATE}/1",  # an answer lost after the effect
     f"kills while waiting/{STATE}/3",  # in execute_complete
+    f"random kills while waiting/{STATE}/4",  # four kills, three of them of the trigger
     f"Airflow faults/{STATE}/6",  # a zombie beside its retry
     f"Airflow faults/{SQLITE}/7",  # a zombie with a request out
     f"Airflow faults/{STATE}/9",  # the ledger is lost
     f"Airflow faults/{SQLITE}/9",  # the same
+    f"Airflow faults/{SQLITE}/11",  # a zombie that begins late
 )
 BASELINE = (f"kill points/{NAIVE}/8", f"server faults/{NAIVE}/1")
 

@@ -83,7 +83,7 @@ def test_a_scenario_follows_from_its_name() -> None:
 
 def test_every_store_sees_the_same_faults() -> None:
     """The columns of the table are comparable."""
-    drawn = {scenario("random kills", store, 5).kills[1] for store in STORES}
+    drawn = {scenario("random kills", store, 5).kills["push", 1] for store in STORES}
 
     assert len(drawn) == 1
 
