@@ -2,18 +2,22 @@
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 
 from airflow_provider_responsys.sandbox import Fault, Sandbox
 
 FOLDER = Path(__file__).resolve().parent.parent / "example_dags"
-EXAMPLES = {"push_campaign", "push_from_task"}
+EXAMPLES = {"push_campaign", "push_from_task", "push_shards"}
+PEOPLE, ROWS = 1_091, 1_200
+"""In the table that is pushed in shards, the last rows repeat the first people, in other shards."""
 
 
 @pytest.fixture
@@ -28,6 +32,33 @@ def sandbox(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Sandbox
     with Sandbox(processing_time=0.0, campaigns=("Summer_Push", "Winners_Push")) as sandbox:
         monkeypatch.setenv("AIRFLOW_CONN_RESPONSYS_DEFAULT", json.dumps(sandbox.connection()))
         yield sandbox
+
+
+@pytest.fixture
+def shards(
+    sandbox: Sandbox, fresh_postgres: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[psycopg.Connection[Any]]:
+    """Give a table of recipients in PostgreSQL, with the ledger beside it, that the connections lead to instead."""
+    address = json.dumps({"conn_type": "postgres", **fresh_postgres})
+    monkeypatch.setenv("AIRFLOW_CONN_MARKETING_DB", address)
+    monkeypatch.setenv("AIRFLOW_CONN_RESPONSYS_LEDGER", address)
+    server = {"host": fresh_postgres["host"], "port": fresh_postgres["port"], "user": fresh_postgres["login"]}
+    with psycopg.connect(**server, dbname=fresh_postgres["schema"], autocommit=True) as connection:
+        connection.execute("CREATE TABLE recipients (id bigint, customer_id text, first_name text, coupon text)")
+        connection.execute(
+            "INSERT INTO recipients SELECT n, 'C' || MOD(n, %s), 'Jiří', 'SUN' FROM generate_series(0, %s - 1) AS n",
+            (PEOPLE, ROWS),
+        )
+        yield connection
+
+
+def sums(run: Any) -> Counter[str]:
+    """Return what the shards of *run* report, in all."""
+    total: Counter[str] = Counter()
+    for ti in run.get_task_instances():
+        if ti.task_id == "push":
+            total.update(ti.xcom_pull(task_ids="push", key="recipients", map_indexes=ti.map_index) or {})
+    return total
 
 
 @pytest.fixture
@@ -89,3 +120,42 @@ def test_the_wait_fails_after_a_push_that_sent_nothing(
 
     states = {ti.task_id: str(ti.state) for ti in run.get_task_instances()}
     assert states == {"push": "failed", "wait": "failed", "report": "upstream_failed"}
+
+
+def test_whoever_stands_in_two_shards_is_pushed_once(
+    examples: DagBag, sandbox: Sandbox, shards: psycopg.Connection[Any], run_dag: Callable[[Any], Any]
+) -> None:
+    """The shards have one ledger and one send key without being told."""
+    run = run_dag(examples.dags["push_shards"])
+
+    assert run.state == "success"
+    assert run.get_task_instance("report").xcom_pull(task_ids="report") == (
+        "1200 read, 1091 accepted, 109 repeated, 1091 handed over (not yet delivered), 0 failed"
+    )
+    assert len(sandbox.pushes) == PEOPLE
+    sandbox.assert_no_duplicates()
+
+
+def test_a_shard_that_fails_leaves_the_others_alone(
+    examples: DagBag, sandbox: Sandbox, shards: psycopg.Connection[Any], run_dag: Callable[[Any], Any]
+) -> None:
+    """One shard's answer is lost, another shard sends nothing: the wait reads the rest, and the run has failed."""
+    shards.execute("UPDATE recipients SET customer_id = '' WHERE id = 3")
+    sandbox.plan(Fault("push", "lost", when="after", nth=2))
+
+    run = run_dag(examples.dags["push_shards"])
+
+    total = sums(run)
+    states = Counter((ti.task_id, str(ti.state)) for ti in run.get_task_instances())
+    waited = run.get_task_instance("wait").xcom_pull(task_ids="wait")
+    assert states == {
+        ("push", "success"): 6,
+        ("push", "failed"): 2,
+        ("wait", "success"): 1,
+        ("report", "upstream_failed"): 1,
+    }
+    assert run.state == "failed"
+    assert total["read"] == total["accepted"] + total["in_doubt"] + total["duplicate"] == ROWS * 7 // 8
+    assert len(sandbox.pushes) == total["accepted"] + total["in_doubt"]
+    assert waited["recipients"] == {"succeeded": total["accepted"], "failed": 0, "unknown": 0}
+    sandbox.assert_no_duplicates()

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -57,29 +58,20 @@ class Standalone:
         }
         self.env.pop("AIRFLOW__CORE__UNIT_TEST_MODE", None)
         self._session = requests.Session()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     @property
     def log(self) -> Path:
         """Return where all components write to."""
-        return self.home / "standalone.log"
+        return self.log_of("standalone")
 
-    @property
-    def pid(self) -> int:
-        """Return the process group of all components."""
-        assert self._process  # noqa: S101 -- only asked for while it runs
-        return self._process.pid
+    def log_of(self, name: str) -> Path:
+        """Return where the command *name* writes to."""
+        return self.home / f"{name}.log"
 
     def __enter__(self) -> Self:
-        with self.log.open("wb") as log:
-            self._process = subprocess.Popen(  # noqa: S603 -- our own Airflow
-                [BIN / "airflow", "standalone"],
-                env=self.env,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
         try:
+            self.start()
             self.wait_until(self._healthy, START_WITHIN, "Airflow did not start")
             token = self._session.get(f"{self.url}/auth/token", timeout=30).json()["access_token"]
             self._session.headers["Authorization"] = f"Bearer {token}"
@@ -89,32 +81,44 @@ class Standalone:
         return self
 
     def __exit__(self, *_: object) -> None:
-        process, self._process = self._process, None
-        if process:
-            for stop in (signal.SIGINT, signal.SIGKILL):
-                try:
-                    os.killpg(process.pid, stop)
-                    process.wait(STOP_WITHIN)
-                except ProcessLookupError:
-                    break
-                except subprocess.TimeoutExpired:
-                    continue
+        processes, self._processes = self._processes, {}
+        deadline = time.monotonic() + STOP_WITHIN
+        for process in processes.values():
+            signal_group(process, signal.SIGINT)
+        for process in processes.values():
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
+            signal_group(process, signal.SIGKILL)
             process.wait(STOP_WITHIN)
         self._session.close()
         self._folder.cleanup()
 
+    def start(self) -> None:
+        """Start the components."""
+        self.launch("standalone", "standalone")
+
+    def launch(self, name: str, *command: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+        """Start an ``airflow`` *command*, in a process group of its own that is stopped with the others."""
+        with self.log_of(name).open("wb") as log:
+            process = self._processes[name] = subprocess.Popen(  # noqa: S603 -- our own Airflow
+                [BIN / "airflow", *command],
+                env={**self.env, **(env or {})},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return process
+
     def run(self, dag_id: str, within: float = 300.0) -> str:
         """Run the DAG *dag_id* to its end; return the run's id."""
-        self.wait_until(lambda: self.get(f"/dags/{dag_id}") is not None, 60.0, f"{dag_id} was not parsed")
         run_id = self.trigger(dag_id)
         self.wait_for(dag_id, run_id, within)
         return run_id
 
     def trigger(self, dag_id: str) -> str:
-        """Start the DAG *dag_id*; return the run's id."""
-        answer = self._session.post(f"{self.url}/api/v2/dags/{dag_id}/dagRuns", json={"logical_date": None}, timeout=30)
-        answer.raise_for_status()
-        return str(answer.json()["dag_run_id"])
+        """Start the DAG *dag_id* as soon as it is parsed; return the run's id."""
+        self.wait_until(lambda: self.get(f"/dags/{dag_id}") is not None, 60.0, f"{dag_id} was not parsed")
+        return str(self.post(f"/dags/{dag_id}/dagRuns", {"logical_date": None})["dag_run_id"])
 
     def wait_for(self, dag_id: str, run_id: str, within: float) -> str:
         """Wait until the run has ended; return its state."""
@@ -126,10 +130,10 @@ class Standalone:
         """Return the run's state."""
         return str(self.get(f"/dags/{dag_id}/dagRuns/{run_id}")["state"])
 
-    def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
+    def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value", *, map_index: int = -1) -> Any:
         """Return what the task pushed as *key*, or None."""
-        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}?deserialize=true"
-        found = self.get(path)
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
+        found = self.get(f"{path}?map_index={map_index}&deserialize=true")
         if found is None:
             return None
         value = found["value"]
@@ -143,13 +147,20 @@ class Standalone:
         answer.raise_for_status()
         return answer.json()
 
+    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        """Return what the API answers to *body* at *path*."""
+        answer = self._session.post(f"{self.url}/api/v2{path}", json=body, timeout=30)
+        answer.raise_for_status()
+        return answer.json()
+
     def wait_until(self, condition: Callable[[], bool], within: float, otherwise: str) -> None:
-        """Wait until *condition* holds; raise with the end of the log if it does not *within* seconds."""
+        """Wait until *condition* holds; raise with the end of each log if it does not *within* seconds."""
         deadline = time.monotonic() + within
         while not condition():
-            if time.monotonic() > deadline or (self._process and self._process.poll() is not None):
-                tail = self.log.read_text(errors="replace")[-4000:]
-                raise RuntimeError(f"{otherwise} within {within:.0f} s. The end of its log:\n{tail}")
+            if time.monotonic() > deadline or any(process.poll() is not None for process in self._processes.values()):
+                logs = {name: self.log_of(name).read_text(errors="replace")[-4000:] for name in self._processes}
+                tails = "".join(f"\nThe end of the log of {name}:\n{text}" for name, text in logs.items())
+                raise RuntimeError(f"{otherwise} within {within:.0f} s.{tails}")
             time.sleep(0.5)
 
     def _healthy(self) -> bool:
@@ -158,6 +169,12 @@ class Standalone:
         except (requests.RequestException, ValueError):
             return False
         return all((health.get(name) or {}).get("status") == "healthy" for name in COMPONENTS)
+
+
+def signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+    """Send a signal to the process group of *process*, if it is still there."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
 
 
 def free_port() -> int:
