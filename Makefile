@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+CELERY := .venv/.celery
 
-.PHONY: demo test faults lint format bench clean
+.PHONY: demo test faults celery lint format bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, this is %s" % sys.version.split()[0])'
@@ -22,6 +23,15 @@ test: $(STAMP)
 faults: $(STAMP)
 	$(BIN)/python -m benchmarks.simulate
 	$(BIN)/python -m tests.faults --whole
+
+# Five minutes on two cores: the sharded example on two Celery workers, one of which is killed.
+celery: $(CELERY)
+	$(BIN)/python -m tests.celery
+
+$(CELERY): $(STAMP)
+	@echo "Installing Celery and a broker into .venv (once) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,celery]'
+	@touch $@
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
