@@ -5,8 +5,9 @@ import logging
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from datetime import timedelta
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import pendulum
@@ -78,6 +79,12 @@ def statsd_client() -> Any:
     return get_statsd_logger()
 
 
+def no_metrics() -> Any:
+    """Return what Airflow uses without a monitoring system: the tests after these ones go through it."""
+    home = "airflow.sdk._shared.observability" if find_spec("airflow.sdk._shared") else "airflow"  # Airflow 3.1
+    return import_module(f"{home}.metrics.base_stats_logger").NoStatsLogger
+
+
 @pytest.fixture
 def statsd(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Statsd]:
     """Give a StatsD server that Airflow sends its metrics to, with tags unless told otherwise."""
@@ -91,14 +98,7 @@ def statsd(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
         use_metrics(lambda: client)
         yield Statsd(server)
         client.statsd.close()
-        use_metrics(Silent)
-
-
-class Silent:
-    """What Airflow has without a monitoring system."""
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *_, **__: nullcontext()
+        use_metrics(no_metrics())
 
 
 @pytest.fixture
