@@ -8,12 +8,13 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, insert, update
+from sqlalchemy import create_engine, event, insert, update
 from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.schema import CreateTable
@@ -371,6 +372,29 @@ def test_a_million_are_read_back_in_pieces(database: SqlPlace) -> None:
     found = list(begun(database.open(2)).earlier())
 
     assert [sorted(batch.fingerprints) for batch in found] == [people(number * 10, 10) for number in range(250)]
+
+
+def test_claims_fill_no_cache_of_sqlite(sqlite: SqlPlace) -> None:
+    """Python's sqlite3 keeps a hundred statements by their text: a text for each claim would fill 100 MB."""
+    ledger = begun(sqlite.open())
+    texts: set[str] = set()
+    listen = lambda _connection, _cursor, text, *_: texts.add(text)  # noqa: E731 -- the event's own signature
+    event.listen(ledger._database._engine, "before_cursor_execute", listen)
+
+    for number in range(3):
+        ledger.commit([], [Wanted(number, people(number * 10, number + 1))])
+
+    assert len([text for text in texts if "INTO responsys_claims" in text]) == 1
+
+
+def test_claims_fill_no_cache_of_psycopg(postgresql: SqlPlace) -> None:
+    """It keeps a hundred statements, too: of claims, up to 30 MB."""
+    ledger = begun(postgresql.open())
+
+    with closing(ledger._database._engine.raw_connection()) as connection:
+        driver: Any = connection.driver_connection
+
+        assert driver.prepare_threshold is None
 
 
 @pytest.mark.parametrize(
