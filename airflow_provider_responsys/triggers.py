@@ -58,6 +58,9 @@ Airflow 3.3's scheduler), and Responsys takes longer anyway."""
 MAX_IN_FLIGHT = 40
 """Questions asked at once: enough for 1,000 a minute that take two seconds each."""
 
+MAX_LARGE_IN_FLIGHT = 2
+"""Of those about many requests: an answer of 40,000 results takes 3 MB, and a tenth of a second to read."""
+
 HEADROOM = 0.98
 TOGETHER = 0.016
 """Shares of the limit: what is used of it, and what leaves together, about once a second. A triggerer that is woken
@@ -298,6 +301,7 @@ class Watch:
         self._metrics = metrics or Metrics(log)
         self._sizes = sizes
         self._record = record
+        self._most_in_flight = MAX_IN_FLIGHT if account.family.ids_per_poll == 1 else MAX_LARGE_IN_FLIGHT
         self._asking: set[asyncio.Future[None]] = set()
         self._masked: Token | None = None
         self._masking: set[asyncio.Future[None]] = set()
@@ -350,7 +354,7 @@ class Watch:
         """
         most, early = self._account.family.ids_per_poll, self._poll_interval * EARLY
         if self._next() <= now:
-            for _ in range(min(self._pace.slots(now), MAX_IN_FLIGHT - len(self._asking))):
+            for _ in range(min(self._pace.slots(now), self._most_in_flight - len(self._asking))):
                 if not (ids := self._schedule.take(now, most, early)):
                     break
                 self._pace.take(now)
@@ -361,7 +365,7 @@ class Watch:
 
     def _next(self) -> float:
         """Return when the next question is; none is before an answer has come."""
-        if not self._schedule or len(self._asking) >= MAX_IN_FLIGHT:
+        if not self._schedule or len(self._asking) >= self._most_in_flight:
             return math.inf
         return max(self._schedule.due, self._pace.due, self._patience.quiet_until)
 

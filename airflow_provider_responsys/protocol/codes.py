@@ -6,7 +6,7 @@ submission left is in doubt.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
@@ -37,6 +37,8 @@ CAMPAIGN_NAME = "<campaign name>"  # AFTM error page: how a promotional campaign
 
 WELL_FORMED = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,79}")
 """What may be shown as a code: a name, never somebody's data."""
+
+LIST = re.compile(rb"\s*\[")
 
 CORRELATION = re.compile(r"[A-Za-z0-9._:-]{1,80}")
 
@@ -250,22 +252,22 @@ def envelope_error(envelope: Envelope | None, response: Response, *, what: str) 
 def envelope_of(response: Response) -> Envelope | None:
     """Return the bare error envelope that *response* consists of, or None."""
     # A look is cheaper than reading thousands of results twice.
-    if b'"errorCode"' not in response.body:
+    if b'"errorCode"' not in response.body or LIST.match(response.body):
         return None
     return Envelope.of(decoded(response))
 
 
-def decoded(response: Response) -> Any:
-    """Return the JSON value in *response*, or None where there is none."""
-    try:
-        return json.loads(response.body, object_hook=_itself)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _itself(value: dict[str, Any]) -> dict[str, Any]:
+def itself(value: dict[str, Any]) -> dict[str, Any]:
     """Return *value*: a call of Python's own lets other threads take their turn while a large answer is read."""
     return value
+
+
+def decoded(response: Response, kept: Callable[[dict[str, Any]], dict[str, Any]] = itself) -> Any:
+    """Return the JSON value in *response*, or None where there is none; of each object in it what *kept* returns."""
+    try:
+        return json.loads(response.body, object_hook=kept)
+    except (ValueError, RecursionError):
+        return None
 
 
 def is_success(response: Response) -> bool:

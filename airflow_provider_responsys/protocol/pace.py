@@ -123,7 +123,7 @@ class Pace:
         """Go on, at the pace that the window allowed whose end the scout has found."""
         before = self.last_refused - WINDOW  # or up to a scout later: rather too much is counted, and found out
         self._forget(before)
-        if self.began <= before:  # otherwise the window may be full of what left before we began
+        if self.began <= before:  # otherwise the window may have been full of what left before we began
             self.rate = min(self.rate, max(len(self.held) * MARGIN, self.limit * LEAST, 1.0))
         self.refused_since = None
         self.turned = sent

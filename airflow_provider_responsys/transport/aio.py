@@ -99,7 +99,10 @@ class Responsys:
         reply: Reply = None
         failure: ResponsysError | None = None
         while True:
-            step = await self._next(conversation, reply, failure)
+            if isinstance(reply, Response) and len(reply.body) > LARGE:
+                step = await self._read(conversation, reply)
+            else:
+                step = _next(conversation, reply, failure)
             if isinstance(step, End):
                 return step.result
             reply = failure = None
@@ -114,13 +117,11 @@ class Responsys:
         if session:
             await session.close()
 
-    async def _next(self, conversation: Conversation[T], reply: Reply, failure: ResponsysError | None) -> Step | End[T]:
-        """Return what *conversation* wants next. It reads a large answer in a thread."""
-        if not isinstance(reply, Response) or len(reply.body) <= LARGE:
-            return _next(conversation, reply, failure)
+    async def _read(self, conversation: Conversation[T], reply: Response) -> Step | End[T]:
+        """Return what *conversation* wants after *reply*, which it reads in a thread."""
         # One at a time: several threads would share the interpreter, and the loop would wait for each of them.
         async with self._reading:
-            return await asyncio.to_thread(_next, conversation, reply, failure)
+            return await asyncio.to_thread(_next, conversation, reply, None)
 
     async def _do(self, step: Step) -> Reply:
         match step:
@@ -141,7 +142,7 @@ class Responsys:
 
     async def _exchange(self, request: Request) -> Response:
         """Send *request* once and return the whole answer, whatever it is."""
-        session = await self._opened()
+        session = self._session or await self._opened()
         if request.host not in self._proxies:
             self._proxies[request.host] = _proxy(URL(request.host))
         headers = dict(request.headers)

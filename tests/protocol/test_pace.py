@@ -250,17 +250,18 @@ def test_it_rises_slowly() -> None:
 
 
 @both_windows()
-def test_what_left_before_the_sender_began_does_not_slow_it_down(sliding: bool) -> None:
-    """The task before this one used the minute up: that is no other program, and the next minute is all ours."""
-    model = Model(limit=400, sliding=sliding, phase=30.0)
-    for _ in range(400):
-        model.counted.admit("push", 400, now=29.0, span=WINDOW, sliding=sliding)
+@pytest.mark.parametrize("earlier", [150, 250, 400])
+def test_what_left_before_the_sender_began_does_not_slow_it_down(sliding: bool, earlier: int) -> None:
+    """The task before this one used the minute, or a part of it: that is no other program, and the next is all ours."""
+    model = Model(limit=400, sliding=sliding, phase=10.0)
+    for _ in range(earlier):
+        model.counted.admit("push", 400, now=9.9, span=WINDOW, sliding=sliding)
 
-    model.run(until=4 * WINDOW)
+    model.run(until=5 * WINDOW)
 
     assert model.refused
     assert model.pace.rate == 400
-    assert model.share(WINDOW, 4 * WINDOW) >= 0.98
+    assert model.share(2 * WINDOW, 4 * WINDOW) >= 0.98
 
 
 def test_a_window_that_held_nothing_of_ours_leaves_a_floor() -> None:
