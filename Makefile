@@ -42,9 +42,16 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# About fifty minutes, on a machine that does nothing else: each prints its figures beside a baseline of the same run,
+# and keeps them in benchmarks/results, as JSON and as a picture.
 bench: $(STAMP)
-	$(BIN)/python benchmarks/spool.py
-	$(BIN)/python benchmarks/imports.py
+	$(BIN)/python -m benchmarks.imports
+	$(BIN)/python -m benchmarks.throughput
+	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.ledger
+	$(BIN)/python -m benchmarks.polling
+	$(BIN)/python -m benchmarks.login
+	$(BIN)/python -m benchmarks.submit
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage

