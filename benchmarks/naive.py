@@ -83,7 +83,10 @@ def loop(url: str, seconds: float) -> None:
         session.headers.update({"Authorization": answer.json()["authToken"], "Content-Type": "application/json"})
         number = 0
         while time.monotonic() < end:
-            answer = session.post(f"{url}/{PUSH}", data=body(number), timeout=60)
+            try:
+                answer = session.post(f"{url}/{PUSH}", data=body(number), timeout=60)
+            except requests.ConnectionError:
+                continue  # the connection was closed while it slept: such loops just send the batch again
             if answer.ok:
                 number += 1
             elif answer.json()["errorCode"] == "API_LIMIT_EXCEEDED":

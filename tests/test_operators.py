@@ -5,6 +5,7 @@ import itertools
 import json
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import timedelta
@@ -659,18 +660,21 @@ def test_the_ledger_may_be_configured_for_all(
     assert second.recipients["duplicate"] == 3
 
 
-class Killed(TriggerPushOperator):
-    """A push that is told to stop half a second after it began, as SIGTERM does it."""
-
-    def execute(self, context: Any) -> dict[str, Any]:
-        """Set the clock, and push."""
-        threading.Timer(0.5, self.on_kill).start()
-        return super().execute(context)
-
-
 def test_a_task_that_is_told_to_stop_settles_what_came_back(sandbox: Sandbox, run_dag: RunDag) -> None:
     """It claims nothing more, and its next try goes on with the rest."""
     sandbox.change(latency=0.2)
+
+    class Killed(TriggerPushOperator):
+        """A push that is told to stop when its first request has been queued, as SIGTERM does it."""
+
+        def execute(self, context: Any) -> dict[str, Any]:
+            threading.Thread(target=self.kill, args=(len(sandbox.pushes),), daemon=True).start()
+            return super().execute(context)
+
+        def kill(self, before: int) -> None:
+            while len(sandbox.pushes) == before:
+                time.sleep(0.01)
+            self.on_kill()
 
     push = Push(run_dag, kind=Killed, recipients=people(1_600), max_in_flight=1, retries=2)
 
