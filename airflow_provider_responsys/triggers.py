@@ -42,7 +42,7 @@ from airflow_provider_responsys.protocol.polling import (
 )
 from airflow_provider_responsys.protocol.ratelimit import TOLD_LATER, poll_limit, rate_limits
 from airflow_provider_responsys.protocol.results import Results
-from airflow_provider_responsys.protocol.schedule import PASSING, Patience, Schedule, troubles
+from airflow_provider_responsys.protocol.schedule import PASSING, Patience, Schedule, paced, troubles
 from airflow_provider_responsys.protocol.wire import Token
 
 if TYPE_CHECKING:
@@ -60,11 +60,6 @@ MAX_IN_FLIGHT = 40
 
 MAX_LARGE_IN_FLIGHT = 2
 """Of those about many requests: an answer of 40,000 results takes 3 MB, and a tenth of a second to read."""
-
-HEADROOM = 0.98
-TOGETHER = 0.016
-"""Shares of the limit: what is used of it, and what leaves together, about once a second. A triggerer that is woken
-for each question spends twice the processor time on it."""
 
 EARLY = 0.1
 """How much of the poll interval a request may be asked about early, in a question that has room for it."""
@@ -423,6 +418,7 @@ class Watch:
         for wait in troubles():
             try:
                 limits = await self._line.run(observed(rate_limits(self._account), self._mask))
+                self._keep_to(poll_limit(limits, self._account.family))
             except ResponsysError as error:
                 if not told:
                     log_limit(self._log, None, error)
@@ -434,7 +430,6 @@ class Watch:
                 self._log.exception("The account's limits can't be read")
                 return
             else:
-                self._keep_to(poll_limit(limits, self._account.family))
                 return
 
     def _keep_to(self, limit: int | None) -> None:
@@ -503,11 +498,6 @@ class Recorder:
                 log_unwritten(self._log, self._book, failure)
             else:
                 await asyncio.sleep(wait)
-
-
-def paced(limit: float, now: float) -> Pace:
-    """Return a pace of *limit* questions a minute, that are asked together where there are many."""
-    return Pace.at(limit, now, headroom=HEADROOM, together=TOGETHER)
 
 
 def settle(results: Results, outcomes: Mapping[str, Outcome], log: Any, sizes: Mapping[str, int]) -> list[str]:

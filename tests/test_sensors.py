@@ -15,15 +15,16 @@ from airflow.providers.common.compat.sdk import (
     task,
 )
 
+from airflow_provider_responsys import sensors
 from airflow_provider_responsys.errors import InvalidSettings, RequestsFailed
-from airflow_provider_responsys.hooks import ResponsysHook
+from airflow_provider_responsys.hooks import POLLS_PER_MINUTE, ResponsysHook
 from airflow_provider_responsys.protocol import pace
 from airflow_provider_responsys.protocol.event import Event, Status, unpack
 from airflow_provider_responsys.protocol.polling import Outcome
 from airflow_provider_responsys.protocol.results import Results
 from airflow_provider_responsys.protocol.wire import Authorize, Conversation, Pause
 from airflow_provider_responsys.sandbox import Fault, Sandbox
-from airflow_provider_responsys.sensors import Asked, PushRequestSensor, Waiting, after
+from airflow_provider_responsys.sensors import FEW_POLLS, Asked, PushRequestSensor, Waiting, after
 from airflow_provider_responsys.triggers import PushRequestTrigger
 
 CONNECTION = "AIRFLOW_CONN_RESPONSYS_DEFAULT"
@@ -359,6 +360,59 @@ def test_a_look_keeps_to_the_limit() -> None:
 
     assert (next(early), next(early)) == (Pause(2.0), Authorize())
     assert next(due) == Authorize()
+
+
+def test_a_long_look_keeps_to_the_accounts_own_limit(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a setting it is read once for the whole wait."""
+    connect(monkeypatch, sandbox, poll_requests_per_minute=None)
+    sandbox.change(poll_limit=60_000, processing_time=1000.0)
+    waiting = sensor(pushed(*([f"C{number}"] for number in range(FEW_POLLS + 1))), **MODES["poke"])
+
+    looks = [bool(waiting.poke({})) for _ in range(2)]
+
+    assert looks == [False, False]
+    assert sandbox.counts["poll"] == 2 * (FEW_POLLS + 1)
+    assert sandbox.counts["ratelimit"] == 1
+    assert waiting._pace is not None
+    assert waiting._pace.limit == 60_000
+
+
+def test_a_short_look_is_within_every_limit(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few questions need no question about the limit."""
+    connect(monkeypatch, sandbox, poll_requests_per_minute=None)
+
+    assert sensor(pushed(["C1"], ["C2"]), **MODES["poke"]).poke({})
+    assert sandbox.counts["ratelimit"] == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "reads"),
+    [
+        ({"ratelimit": "off"}, 1),
+        ({"ratelimit": "refused"}, 1),
+        ({"ratelimit_rows": ()}, 1),
+        ({"failed_over": True}, 2),
+        ({"ratelimit_limit": 0}, 2),
+    ],
+)
+def test_a_limit_that_is_not_told_ends_no_look(
+    changes: dict[str, Any], reads: int, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A guess serves; what may be told later is asked for again by the next look."""
+    monkeypatch.setattr(sensors, "FEW_POLLS", 1)
+    connect(monkeypatch, sandbox, poll_requests_per_minute=None)
+    sandbox.change(processing_time=1000.0)
+    ids = pushed(["C1"], ["C2"])
+    sandbox.change(**changes)
+    waiting = sensor(ids, **MODES["poke"])
+
+    looks = [bool(waiting.poke({})) for _ in range(2)]
+
+    assert looks == [False, False]
+    assert sandbox.counts["poll"] == 4
+    assert sandbox.counts["ratelimit"] == reads
+    assert waiting._pace is not None
+    assert waiting._pace.limit == POLLS_PER_MINUTE
 
 
 def test_a_limit_that_is_run_into_is_remembered_from_look_to_look(

@@ -1,9 +1,7 @@
 import asyncio
-import base64
 import importlib
 import json
 import logging
-import random
 import threading
 import time
 from collections.abc import Iterator
@@ -13,10 +11,10 @@ import pytest
 import requests
 
 from airflow_provider_responsys import triggers
-from airflow_provider_responsys.errors import InvalidAnswer, LimitExceeded
+from airflow_provider_responsys.errors import LimitExceeded
 from airflow_provider_responsys.hooks import ResponsysHook
 from airflow_provider_responsys.protocol import codes, pace, polling, schedule
-from airflow_provider_responsys.protocol.event import MAX_PACKED, Event, Status, pack, unpack
+from airflow_provider_responsys.protocol.event import Event, Status, pack
 from airflow_provider_responsys.protocol.pace import SCOUT, Pace
 from airflow_provider_responsys.protocol.results import Results
 from airflow_provider_responsys.protocol.schedule import Schedule
@@ -178,6 +176,163 @@ def test_it_keeps_to_the_limit(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
     run(trigger(["UGpC", "UGpD", "UGpE"], deadline=time.time() + 3.0))
 
     assert sandbox.counts["poll"] == 1
+
+
+def test_without_a_setting_it_keeps_to_the_accounts_own_limit(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is read once, beside the first question, and told once."""
+    caplog.set_level(logging.INFO)
+    connect(monkeypatch, sandbox, poll_requests_per_minute=None)
+    ids = pushed(*([f"C{number}"] for number in range(12)))
+    sandbox.change(poll_limit=6_000)
+
+    event = run(watched := trigger(ids))
+
+    assert event.results.recipients_succeeded == 12
+    assert sandbox.counts["ratelimit"] == 1
+    assert caplog.text.count("Asking at most") == 1
+    assert "Asking at most 6000 times a minute (the account's limit)" in caplog.text
+    assert watched._watch is None
+
+
+def test_a_setting_comes_first(sandbox: Sandbox) -> None:
+    """Whoever sets a limit has shared it out: the account's is not asked for."""
+    run(trigger(pushed(["C1"])))
+
+    assert sandbox.counts["ratelimit"] == 0
+
+
+NOT_TOLD: dict[str, dict[str, Any]] = {
+    "off": {"ratelimit": "off"},
+    "a role is missing": {"ratelimit": "refused"},
+    "failed over": {"failed_over": True},
+    "its own limit": {"ratelimit_limit": 0},
+    "no row for polls": {"ratelimit_rows": ()},
+}
+
+
+@pytest.mark.parametrize("changes", NOT_TOLD.values(), ids=NOT_TOLD)
+def test_a_limit_that_is_not_told_does_not_end_the_wait(
+    changes: dict[str, Any], sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A guess serves, and the log says what it is and what to do."""
+    caplog.set_level(logging.INFO)
+    connect(monkeypatch, sandbox, poll_requests_per_minute=None)
+    ids = pushed(["C1"], ["C2"])
+    sandbox.change(**changes, processing_time=0.2)
+    ids += pushed(["C3"])
+
+    event = run(trigger(ids, poll_interval=0.5))
+
+    assert event.status is Status.FINISHED, event.message
+    assert event.results.recipients_succeeded == 3
+    assert caplog.text.count("Asking at most 200 times a minute (a guess, as ") == 1
+    assert "set poll_requests_per_minute in the connection" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["lost", "html_503", "truncated", "API_NOT_ALLOWED_IN_SECONDARY"])
+def test_a_limit_is_read_again_if_it_may_be_told_later(
+    kind: Any, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A wait that begins in an outage does not go on by a guess for a day; what is no answer stays one."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(codes, "OUTAGE_WAIT", 0.01)
+    connect(monkeypatch, sandbox, poll_requests_per_minute=None)
+    sandbox.change(processing_time=1.0, poll_limit=6_000)
+    ids = pushed(["C1"])
+    sandbox.plan(Fault("ratelimit", kind, nth=[1, 2]))
+
+    event = run(trigger(ids, poll_interval=0.1))
+
+    told = kind != "truncated"
+    assert event.status is Status.FINISHED, event.message
+    assert sandbox.counts["ratelimit"] == (3 if told else 1)
+    assert caplog.text.count("a guess, as the account's limits can't be read") == 1
+    assert ("Asking at most 6000 times a minute (the account's limit)" in caplog.text) == told
+
+
+def test_a_limit_that_never_comes_holds_up_nobody(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The questions do not wait for it, and the end of the wait does not either."""
+    connect(monkeypatch, sandbox, poll_requests_per_minute=None)
+    ids = pushed(["C1"])
+    sandbox.plan(Fault("ratelimit", "hang"))
+
+    assert run(trigger(ids)).status is Status.FINISHED
+
+
+def test_a_defect_in_reading_the_limit_does_not_end_the_wait(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, mocker: Any
+) -> None:
+    """It is told, and a guess serves."""
+    connect(monkeypatch, sandbox, poll_requests_per_minute=None)
+    sandbox.change(processing_time=0.3)
+    mocker.patch.object(triggers, "poll_limit", side_effect=ZeroDivisionError)
+
+    assert run(trigger(pushed(["C1"]), poll_interval=0.1)).status is Status.FINISHED
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_wrong_password_is_tried_once_for_the_limit_too(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five lock the account."""
+    connect(monkeypatch, sandbox, poll_requests_per_minute=None)
+    sandbox.change(password="changed")
+
+    event = run(trigger(["UGpC", "UGpD"]))
+
+    assert "login or password is wrong" in event.message
+    assert sandbox.counts["login"] == 1
+
+
+@pytest.mark.parametrize(("limit", "together"), [(1000, 17), (200, 4), (60, 1), (6, 1)])
+def test_questions_leave_together(limit: int, together: int, sandbox: Sandbox) -> None:
+    """One wake-up serves all that the limit has room for at once, and the next comes when it has as much room again."""
+
+    async def scenario() -> tuple[int, float, int]:
+        watch = unbegun(limit, now := asyncio.get_running_loop().time())
+        until = watch._ask(now)
+        first = len(watch._asking)
+        watch._ask((now + until) / 2)
+        asked = first, (until - now) * limit / 60, len(watch._asking)
+        await watch.stop()
+        return asked
+
+    first, places, later = asyncio.run(scenario())
+
+    assert first == later == together
+    assert places == pytest.approx(together / schedule.HEADROOM)
+    # Whatever sixty seconds are looked at, the limit is not run into.
+    assert int(limit * schedule.HEADROOM) + together <= limit
+
+
+def test_few_large_answers_come_at_once(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each may take megabytes of a memory that all triggers share."""
+    connect(monkeypatch, sandbox, api="asyncApi")
+
+    async def scenario() -> int:
+        watch = unbegun(60_000, now := asyncio.get_running_loop().time())
+        watch._ask(now)
+        asking = len(watch._asking)
+        await watch.stop()
+        return asking
+
+    assert asyncio.run(scenario()) == 2
+
+
+def unbegun(limit: float, now: float) -> Watch:
+    """Return a watch over a thousand requests, at *limit* questions a minute, that has not asked anything yet."""
+    account = ResponsysHook().account()
+    line = aio.Responsys(account, user_agent="")
+    ids = [f"UGpC{number}" for number in range(1000)]
+    return Watch(
+        line,
+        account,
+        Schedule(ids, now),
+        Results(total=1000),
+        pace=schedule.paced(limit, now),
+        poll_interval=60.0,
+        log=logging.getLogger(),
+    )
 
 
 def test_it_asks_few_questions_at_once(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -419,58 +574,6 @@ def test_what_an_older_version_stored_still_runs(sandbox: Sandbox) -> None:
     event = run(PushRequestTrigger(**stored))
 
     assert event.results.recipients_succeeded == 1
-
-
-def test_five_thousand_ids_fit() -> None:
-    """Airflow keeps a trigger's arguments in 64 KB on MySQL."""
-    chance = random.Random(1)  # noqa: S311 -- any ids will do
-    ids = [base64.b64encode(f"PjBVpB::{chance.randrange(10**9, 10**10)}".encode()).decode() for _ in range(5000)]
-
-    packed = pack(ids)
-
-    assert len(packed) < MAX_PACKED
-    assert unpack(packed) == ids
-
-
-def test_oldest_due_first() -> None:
-    """Whoever has waited longest is asked about next; none before it is due."""
-    schedule = Schedule(["a", "b", "c"], due=10.0)
-
-    early = schedule.take(9.0, most=5)
-    first = schedule.take(10.0, most=2)
-    schedule.put_back(first, due=20.0)
-    second = schedule.take(30.0, most=5)
-
-    assert (early, first, second) == ([], ["a", "b"], ["c", "a", "b"])
-    assert len(schedule) == 0
-
-
-@pytest.mark.parametrize(
-    "payload",
-    [
-        None,
-        "finished",
-        {},
-        {"status": "finished"},
-        {"status": "done", "results": Results().to_event(), "message": ""},
-        {"status": "finished", "results": Results().to_event()},
-        {"status": "finished", "results": None, "message": ""},
-        {"status": "finished", "results": Results(total=1).to_event(), "message": ""},
-        {"status": "timeout", "results": {**Results().to_event(), "errors": {"X": 1}}, "message": ""},
-        {"status": "timeout", "results": Results().to_event(), "message": "", "recipients": -1},
-    ],
-)
-def test_an_event_is_checked_before_it_is_believed(payload: Any) -> None:
-    """An event has crossed a process and a database."""
-    with pytest.raises(InvalidAnswer):
-        Event.from_payload(payload)
-
-
-def test_an_event_comes_back_as_it_went() -> None:
-    """What one side writes, the other reads."""
-    event = Event(Status.TIMEOUT, Results(total=3, finished=1, recipients_succeeded=4), "so far", 7)
-
-    assert Event.from_payload(json.loads(json.dumps(event.to_payload()))) == event
 
 
 def test_a_large_answer_is_read_beside_the_event_loop(

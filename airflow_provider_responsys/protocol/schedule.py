@@ -14,6 +14,7 @@ from airflow_provider_responsys.errors import (
     NotSent,
     TryLater,
 )
+from airflow_provider_responsys.protocol.pace import Pace
 
 TROUBLE_WAITS = (5.0, 30.0, 120.0)
 """Seconds without questions after the first, second, and each further trouble in a row.
@@ -21,6 +22,16 @@ AFTM error page: two minutes apart after no answer, or the login may be disabled
 
 PASSING = (FailedOver, InvalidAnswer, LoginExpired, NoAnswer, NotSent, TryLater)
 """What a later question may not run into: a failover ends, an outage too."""
+
+HEADROOM = 0.98
+TOGETHER = 0.016
+"""Shares of the limit of polls: what is used of it, and what leaves together, about once a second. A triggerer that is
+woken for each question spends twice the processor time on it."""
+
+
+def paced(limit: float, now: float) -> Pace:
+    """Return a pace of *limit* questions a minute, that leave together where there are many."""
+    return Pace.at(limit, now, headroom=HEADROOM, together=TOGETHER)
 
 
 class Schedule:
