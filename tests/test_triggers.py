@@ -12,7 +12,7 @@ import requests
 
 from airflow_provider_responsys import triggers
 from airflow_provider_responsys.errors import LimitExceeded
-from airflow_provider_responsys.hooks import ResponsysHook
+from airflow_provider_responsys.hooks import POLLS_PER_MINUTE, ResponsysHook
 from airflow_provider_responsys.protocol import codes, pace, polling, schedule
 from airflow_provider_responsys.protocol.event import Event, Status, pack
 from airflow_provider_responsys.protocol.pace import SCOUT, Pace
@@ -179,26 +179,29 @@ def test_it_keeps_to_the_limit(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 
 
 def test_without_a_setting_it_keeps_to_the_accounts_own_limit(
-    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, mocker: Any
 ) -> None:
     """It is read once, beside the first question, and told once."""
     caplog.set_level(logging.INFO)
+    paced = mocker.spy(triggers, "paced")
     connect(monkeypatch, sandbox, poll_requests_per_minute=None)
     ids = pushed(*([f"C{number}"] for number in range(12)))
     sandbox.change(poll_limit=6_000)
 
-    event = run(watched := trigger(ids))
+    event = run(trigger(ids))
 
     assert event.results.recipients_succeeded == 12
+    assert [call.args[0] for call in paced.call_args_list] == [POLLS_PER_MINUTE, 6_000]
     assert sandbox.counts["ratelimit"] == 1
     assert caplog.text.count("Asking at most") == 1
     assert "Asking at most 6000 times a minute (the account's limit)" in caplog.text
-    assert watched._watch is None
 
 
 def test_a_setting_comes_first(sandbox: Sandbox) -> None:
     """Whoever sets a limit has shared it out: the account's is not asked for."""
-    run(trigger(pushed(["C1"])))
+    sandbox.change(processing_time=0.3)
+
+    run(trigger(pushed(["C1"]), poll_interval=0.1))
 
     assert sandbox.counts["ratelimit"] == 0
 
@@ -220,10 +223,10 @@ def test_a_limit_that_is_not_told_does_not_end_the_wait(
     caplog.set_level(logging.INFO)
     connect(monkeypatch, sandbox, poll_requests_per_minute=None)
     ids = pushed(["C1"], ["C2"])
-    sandbox.change(**changes, processing_time=0.2)
+    sandbox.change(**changes, processing_time=2.0)
     ids += pushed(["C3"])
 
-    event = run(trigger(ids, poll_interval=0.5))
+    event = run(trigger(ids, poll_interval=0.2))
 
     assert event.status is Status.FINISHED, event.message
     assert event.results.recipients_succeeded == 3
@@ -253,12 +256,18 @@ def test_a_limit_is_read_again_if_it_may_be_told_later(
 
 
 def test_a_limit_that_never_comes_holds_up_nobody(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The questions do not wait for it, and the end of the wait does not either."""
+    """The questions do not wait for it, and the end of the wait does not either; nothing of it goes on."""
     connect(monkeypatch, sandbox, poll_requests_per_minute=None)
+    sandbox.change(processing_time=0.3)
     ids = pushed(["C1"])
     sandbox.plan(Fault("ratelimit", "hang"))
 
-    assert run(trigger(ids)).status is Status.FINISHED
+    async def scenario() -> tuple[Any, int]:
+        event = await anext(aiter(trigger(ids, poll_interval=0.1).run()))
+        return event.payload["status"], len(asyncio.all_tasks())
+
+    assert asyncio.run(scenario()) == ("finished", 1)
+    assert sandbox.counts["ratelimit"] == 1
 
 
 def test_a_defect_in_reading_the_limit_does_not_end_the_wait(
@@ -317,6 +326,24 @@ def test_few_large_answers_come_at_once(sandbox: Sandbox, monkeypatch: pytest.Mo
         return asking
 
     assert asyncio.run(scenario()) == 2
+
+
+def test_questions_with_room_grow_together_again(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is due a little later goes with a question that leaves anyway; the next sweep costs fewer."""
+    connect(monkeypatch, sandbox, api="asyncApi")
+
+    async def scenario() -> tuple[int, float]:
+        watch = unbegun(60_000, now := asyncio.get_running_loop().time())
+        watch._schedule.take(now, most=1000)
+        watch._schedule.put_back(["A"], now)
+        watch._schedule.put_back(["B"], now + 5.0)
+        watch._schedule.put_back(["C"], now + 50.0)
+        watch._ask(now)
+        found = len(watch._asking), watch._schedule.due - now
+        await watch.stop()
+        return found
+
+    assert asyncio.run(scenario()) == (1, pytest.approx(50.0))
 
 
 def unbegun(limit: float, now: float) -> Watch:

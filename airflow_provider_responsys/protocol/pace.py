@@ -28,7 +28,7 @@ SCOUT = 3.0
 SLOWER = 0.05
 """The share of the time since the first refusal that a refused sender waits, if that is longer; at most a window."""
 
-MARGIN = 0.97
+MARGIN = 0.98
 """How much of what a window held is asked of the next: when exactly it turned is known to a few seconds."""
 
 LEAST = 0.05

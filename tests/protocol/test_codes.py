@@ -17,7 +17,8 @@ from airflow_provider_responsys.errors import (
     SendRefused,
     TryLater,
 )
-from airflow_provider_responsys.protocol.codes import CODES, Verdict, read_error, submission_error
+from airflow_provider_responsys.protocol import codes
+from airflow_provider_responsys.protocol.codes import CODES, Verdict, envelope_of, read_error, submission_error
 from airflow_provider_responsys.protocol.wire import Response
 
 EXACTLY: dict[Verdict, type[ResponsysError]] = {
@@ -227,3 +228,15 @@ def test_a_read_waits_as_long_as_the_page_says() -> None:
     assert isinstance(broken, TryLater)
     assert isinstance(outage, TryLater)
     assert (broken.wait, outage.wait) == (30.0, 60.0)
+
+
+@pytest.mark.parametrize(("start", "reads"), [("", 1), (" \r\n", 1), ("[", 0), (" \n[", 0)])
+def test_many_results_are_not_read_twice(start: str, reads: int, mocker: Any) -> None:
+    """An envelope is an object; a list of results may take a tenth of a second to read, and have error codes in it."""
+    decoded = mocker.spy(codes, "decoded")
+    body = f'{start}{{"errorCode": "TOKEN_EXPIRED"}}{"]" * ("[" in start)}'
+
+    envelope = envelope_of(Response(200, body.encode()))
+
+    assert (envelope is not None) == bool(reads)
+    assert decoded.call_count == reads

@@ -368,6 +368,17 @@ def test_whoever_was_silent_for_a_window_learns_nothing_from_it() -> None:
     assert pace.rate == 100
 
 
+def test_the_first_acceptance_ends_the_scouting_at_once() -> None:
+    """Whoever knows that the window has turned need not wait for the next scout's time."""
+    pace = Pace.at(100, now=0.0)
+    pace.refused(99.0, now=100.0)
+    pace.take(103.0)
+
+    pace.accepted(103.0, now=103.5)
+
+    assert pace.earliest() <= 103.5
+
+
 def test_no_more_than_a_minute_is_remembered() -> None:
     """Memory does not grow with the campaign."""
     model = Model(limit=1_000, taken=lambda at: 500.0 if at > 200.0 else 0.0).run(until=900.0)

@@ -16,6 +16,7 @@ from airflow_provider_responsys.errors import (
     SendRefused,
     TryLater,
 )
+from airflow_provider_responsys.protocol import codes, polling
 from airflow_provider_responsys.protocol.account import ASYNC, HA_ASYNC, Account
 from airflow_provider_responsys.protocol.polling import (
     UNNAMED,
@@ -363,3 +364,23 @@ def test_an_unknown_refusal_is_an_answer(drive: "Drive", account: Account) -> No
 
     with pytest.raises(Refused):
         drive(answer(error("SOMETHING_NEW"), 400)).run(poll(account, [ID]))
+
+
+def test_rows_without_failure_take_no_memory(mocker: Any) -> None:
+    """Forty thousand of them come in one answer: they are one object, and the counts are the same."""
+    decoded = mocker.patch.object(polling, "decoded", side_effect=codes.decoded)
+    rows = [row(recipientId=number) for number in range(3)]
+    rows.insert(1, row("BLOCKED: …", recipientId=9))
+
+    outcome = read_outcomes(answer(frame(rows)), [ID])[ID]
+
+    assert outcome == Finished(4, {"BLOCKED": (1,)})
+    (kept,) = [codes.decoded(*call.args)["response"] for call in decoded.call_args_list]
+    assert kept[0] is kept[2] is kept[3]
+
+
+def test_a_frame_is_never_taken_for_a_row() -> None:
+    """Whatever members Responsys may add to it."""
+    outcomes = read_outcomes(answer([frame([row()], success=True)]), [ID, OTHER_ID])
+
+    assert outcomes[ID] == Finished(1)

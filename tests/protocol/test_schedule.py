@@ -1,6 +1,8 @@
 from itertools import islice
 
-from airflow_provider_responsys.protocol.schedule import TROUBLE_WAITS, Patience, Schedule, troubles
+import pytest
+
+from airflow_provider_responsys.protocol.schedule import TROUBLE_WAITS, Patience, Schedule, paced, troubles
 
 
 def test_oldest_due_first() -> None:
@@ -67,3 +69,21 @@ def test_responsys_may_ask_for_more() -> None:
 def test_the_waits_never_end() -> None:
     """A database may be away for a night."""
     assert list(islice(troubles(), 5)) == [*TROUBLE_WAITS, TROUBLE_WAITS[-1], TROUBLE_WAITS[-1]]
+
+
+@pytest.mark.parametrize(("limit", "together"), [(1000, 17), (200, 4), (60, 1), (7, 1)])
+def test_questions_that_leave_together_keep_to_the_limit(limit: int, together: int) -> None:
+    """Whatever sixty seconds are looked at, both ends included, and however late one is woken once."""
+    pace = paced(limit, now=0.0)
+    left: list[float] = []
+    now = 0.0
+    while now < 600.0:
+        slots = pace.slots(now)
+        for _ in range(slots):
+            pace.take(now)
+            left.append(now)
+        assert slots == together
+        now = pace.due if len(left) != 10 * together else pace.due + 3.0
+
+    assert max(sum(at <= other <= at + 60.0 for other in left) for at in set(left)) <= limit
+    assert len(left) >= 0.95 * limit * 10
