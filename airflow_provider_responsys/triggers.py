@@ -300,7 +300,8 @@ class Watch:
         self._asking: set[asyncio.Future[None]] = set()
         self._masked: Token | None = None
         self._masking: set[asyncio.Future[None]] = set()
-        self._answered = asyncio.Event()
+        self._woken = asyncio.Event()
+        self._next_question = math.inf
         self._learning: asyncio.Future[None] | None = None
         self._failure: Exception | None = None
         self._patience = Patience()
@@ -315,8 +316,8 @@ class Watch:
             self._learning = asyncio.ensure_future(self._learn_limit(self._schedule.due))
         try:
             while (status := self._status(deadline, loop.time())) is None:
-                next_question = self._ask(loop.time())
-                await self._answer_or(min(next_question, deadline, self._report_at))
+                self._next_question = self._ask(loop.time())
+                await self._woken_by(min(self._next_question, deadline, self._report_at))
                 self._report(loop.time())
         finally:
             await self.stop()
@@ -366,14 +367,16 @@ class Watch:
 
     def _end(self, question: "asyncio.Future[None]") -> None:
         self._asking.discard(question)
-        self._answered.set()
+        # Most answers change nothing about when the next question is, and waking somebody costs more than looking.
+        if not self._asking or self._failure or self._next() < self._next_question:
+            self._woken.set()
 
-    async def _answer_or(self, until: float) -> None:
-        """Wait for an answer, but not longer than *until*."""
-        self._answered.clear()
+    async def _woken_by(self, until: float) -> None:
+        """Wait until an answer calls for something, but not longer than *until*."""
+        self._woken.clear()
         with suppress(TimeoutError):
             async with asyncio.timeout_at(until):
-                await self._answered.wait()
+                await self._woken.wait()
 
     async def _question(self, ids: Sequence[str]) -> None:
         sent = asyncio.get_running_loop().time()
@@ -437,7 +440,7 @@ class Watch:
         log_limit(self._log, limit)
         if limit and limit != self._pace.limit:
             self._pace = paced(limit, asyncio.get_running_loop().time())
-            self._answered.set()  # the next question is due at another time
+            self._woken.set()  # the next question is due at another time
 
     def _mask(self, token: Token) -> None:
         if token == self._masked:

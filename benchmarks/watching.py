@@ -14,11 +14,10 @@ import tempfile
 import time
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from benchmarks.ground import resident
+from benchmarks.ground import forget_highest, resident
 
 LOGIN = {"login": "api_user", "password": "sandbox-password"}
 CONNECTION = "responsys_default"
@@ -141,11 +140,6 @@ async def probed(work: Awaitable[T]) -> tuple[T, Cost]:
     cpu = time.process_time() - began - a_look * len(lags)
     probing.cancel()
     return result, Cost(cpu, resident("VmHWM") - before, lags)
-
-
-def forget_highest() -> None:
-    """Let the highest memory be counted from here: so far it was an import's."""
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 async def probe(lags: list[float]) -> None:

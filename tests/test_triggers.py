@@ -497,6 +497,31 @@ def test_an_account_that_may_not_ask_ends_it(sandbox: Sandbox) -> None:
     assert "ASYNC_API_DISABLED_FOR_USER" in event.message
 
 
+def test_nobody_waits_for_another_answer_then(sandbox: Sandbox) -> None:
+    """Not even for one that will not come."""
+    ids = pushed(["C1"], ["C2"])
+    sandbox.plan(Fault("poll", "hang", nth=1, seconds=60.0), Fault("poll", "ASYNC_API_DISABLED_FOR_USER", nth=2))
+
+    async def event() -> Any:
+        return await asyncio.wait_for(anext(aiter(trigger(ids, poll_interval=1000.0).run())), 10.0)
+
+    assert asyncio.run(event()).payload["status"] == "error"
+
+
+def test_a_question_without_an_answer_holds_up_no_other(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are asked about again and again in the meantime."""
+    connect(monkeypatch, sandbox, timeout=2)
+    sandbox.change(processing_time=0.5)
+    ids = pushed(["C1"], ["C2"])
+    sandbox.plan(Fault("poll", "hang", nth=1))
+
+    event = run(trigger(ids))
+
+    hung, *asked = [seen.path for seen in sandbox.requests_seen if seen.endpoint == "poll"]
+    assert event.results.recipients_succeeded == 2
+    assert asked.index(hung) >= 3
+
+
 def test_it_never_raises(sandbox: Sandbox, mocker: Any) -> None:
     """A trigger that raises fails its task without a reason; the text of an unknown error may hold secrets."""
     mocker.patch.object(triggers, "account_of", side_effect=RuntimeError("sandbox-password"))
