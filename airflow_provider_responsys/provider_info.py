@@ -26,13 +26,16 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
         "label": "Push requests per minute",
         "description": (
             "At most this many requests, of up to 200 recipients each, leave in a minute. "
-            "Empty: as many as Responsys says that the account may send."
+            "Empty: as many as Responsys says that the account may send, or 200 if it does not say."
         ),
         "schema": {"type": ["integer", "null"], "minimum": 1},
     },
     "poll_requests_per_minute": {
         "label": "Poll requests per minute",
-        "description": "At most this many questions for results are asked in a minute. Empty: 200.",
+        "description": (
+            "At most this many questions for results are asked in a minute. "
+            "Empty: as many as Responsys says that the account may ask, or 200 if it does not say."
+        ),
         "schema": {"type": ["integer", "null"], "minimum": 1},
     },
     "timeout": {
@@ -65,7 +68,7 @@ FIELD_BEHAVIOUR: dict[str, Any] = {
         "login": "the API user's name",
         "password": "the API user's password",
         "push_requests_per_minute": "the account's own limit",
-        "poll_requests_per_minute": "200",
+        "poll_requests_per_minute": "the account's own limit",
         "timeout": "60",
         "follow_endpoint": "false for haAsyncApi, true for asyncApi",
     },
