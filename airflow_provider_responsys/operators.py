@@ -277,18 +277,20 @@ class TriggerPushOperator(BaseOperator):
         push = self._push_settings()
         with Spool() as spool:
             self._fill(spool, key, settings)
-            if Delivery(self.delivery) is Delivery.AT_LEAST_ONCE:
-                ledger.release_doubts()
-            resumed = Resumed.of(ledger.earlier(), spool)
+            most = MAX_BODY - overhead(push)
+            take_out = partial(spool.take_out, max_recipients=MAX_RECIPIENTS, max_bytes=most)
+            again = Delivery(self.delivery) is Delivery.AT_LEAST_ONCE
+            resumed = Resumed.of(ledger.earlier(), spool, take_out if again else None)
             self._check_position(context, ledger, resumed)
             left = len(spool) - resumed.here
             observer = self._observer(context, resumed)
             report = Report(0)
-            if left:
+            if left or resumed.repeats:
                 report = Run(
                     self._engine(hook, began),
-                    spool.batches(max_recipients=MAX_RECIPIENTS, max_bytes=MAX_BODY - overhead(push)),
+                    spool.batches(max_recipients=MAX_RECIPIENTS, max_bytes=most),
                     left,
+                    repeats=resumed.repeats,
                     ledger=ledger,
                     post=lambda bodies: hook.run(submit(hook.account(), push, bodies)),
                     probe=lambda: hook.run(probe(hook.account())),
@@ -304,7 +306,7 @@ class TriggerPushOperator(BaseOperator):
     def _observer(self, context: "Context", resumed: Resumed) -> PushObserver:
         """Return who counts what becomes of the requests, and shows how far the send is."""
         metrics = Metrics(self.log, conn_id=self.responsys_conn_id, campaign_name=self.campaign_name)
-        metrics.count("push.recipients.found_in_doubt", resumed.in_doubt)
+        metrics.count("push.recipients.found_in_doubt", resumed.found_in_doubt)
         note = Note(context.get("task_state_store"), PUSH, self.log)
         return PushObserver(metrics, note, try_number=context["ti"].try_number, accepted_earlier=resumed.accepted)
 
@@ -517,8 +519,9 @@ class TriggerPushOperator(BaseOperator):
             return stopped
         if isinstance(stopped, FINAL):
             return AirflowFailException(f"{counts}, {buckets.not_sent} not sent: {stopped}")
-        if buckets.not_sent:
-            return NotAllSent(f"{counts}, {buckets.not_sent} not sent, {buckets.in_doubt} in doubt: {stopped}")
+        if buckets.not_sent or report.to_repeat:
+            again = f" ({report.to_repeat} of them are sent to again by another try)" if report.to_repeat else ""
+            return NotAllSent(f"{counts}, {buckets.not_sent} not sent, {buckets.in_doubt} in doubt{again}: {stopped}")
         if report.unwritten:
             self.log.warning("Everything was sent, but the ledger lacks %d answers: %s", report.unwritten, stopped)
         if buckets.rejected:

@@ -27,6 +27,7 @@ SMALL_ONES: dict[str, Setup] = {
     "task state store, one fault, at least once": replace(SMALL, faults=1, delivery=Delivery.AT_LEAST_ONCE),
     "task state store, one fault, every answer": Setup(faults=1),
     "SQL, one fault": replace(SMALL, sql=True, faults=1),
+    "SQL, one fault, at least once": replace(SMALL, sql=True, faults=1, delivery=Delivery.AT_LEAST_ONCE),
     "SQL, two tasks that share people, no fault": replace(SMALL, sql=True, sources=((1, 2), (2, 3)), faults=0),
 }
 """Campaigns of three batches and two tries, of which every schedule is run."""

@@ -368,6 +368,49 @@ def test_at_least_once_sends_again_what_an_earlier_try_left_in_doubt(sandbox: Sa
     assert sum(times == 2 for times in sandbox.pushes.values()) == 200
 
 
+def test_at_least_once_whoever_left_the_source_stays_in_doubt(
+    sandbox: Sandbox, run_dag: RunDag, database: Path
+) -> None:
+    """They may have been pushed, and nobody can push them now: the report has them, and the others of their batch."""
+    sandbox.plan(Fault("push", "lost", when="after", nth=2))
+
+    push = Push(
+        run_dag,
+        sql="SELECT 'C' || a.rowid || '-' || b.rowid || '-' || c.rowid || '-' || d.rowid AS customer_id "
+        "FROM people a, people b, people c, people d{{ '' if ti.try_number == 1 else ' WHERE d.rowid < 5' }} "
+        "ORDER BY a.rowid, b.rowid, c.rowid, d.rowid",
+        sql_conn_id="marketing_db",
+        delivery="at_least_once",
+        max_in_flight=1,
+        retry_for=1.5,
+        retries=2,
+    )
+
+    assert isinstance(push.failures[0], NotAllSent)
+    assert isinstance(push.failures[1], AirflowFailException)
+    # Of 625, 45 had left before they were read for the first time; of two batches of 200, 40 each.
+    assert push.recipients == {"read": 580, "accepted": 540, "in_doubt": 40}
+    assert sum(times == 2 for times in sandbox.pushes.values()) == 160
+    assert len(sandbox.pushes) == 580
+
+
+def test_at_least_once_a_try_that_stops_leaves_the_doubt_to_the_next(sandbox: Sandbox, run_dag: RunDag) -> None:
+    """Nobody is missing but those in doubt: Airflow still retries."""
+    sandbox.plan(
+        Fault("push", "lost", when="after", nth=1),
+        Fault("push", "SERVICE_UNAVAILABLE", nth=[2, 3]),
+    )
+
+    push = Push(run_dag, recipients=people(200), delivery="at_least_once", max_in_flight=1, retry_for=1.5, retries=3)
+
+    assert push.run.state == "success"
+    assert push.recipients == {"read": 200, "accepted": 200}
+    assert push.ti.try_number > 2
+    assert all(isinstance(failure, NotAllSent) for failure in push.failures)
+    assert "0 not sent, 200 in doubt (200 of them are sent to again by another try)" in str(push.failures[0])
+    assert set(sandbox.pushes.values()) == {2}
+
+
 def test_doubt_may_be_tolerated(sandbox: Sandbox, run_dag: RunDag) -> None:
     """on_in_doubt="continue" goes on to the next task, with the count in the summary."""
     sandbox.plan(Fault("push", "lost", when="after", nth=1))

@@ -27,14 +27,6 @@ class Holder(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """A batch about to be sent: its *number* in this try and whom it is for."""
-
-    number: int
-    fingerprints: Sequence[bytes] = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
 class Claim:
     """What came of a `Wanted`: the recipients at *lost* (index -> holder) must not be sent to."""
 
@@ -72,6 +64,21 @@ class Earlier:
     since: datetime
     label: str
     """How a person finds it in the ledger, such as ``try 1, batch 17``."""
+    place: object = None
+    """How the ledger finds it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A batch about to be sent: its *number* in this try and whom it is for.
+
+    For a send that was asked for at least once, they may be in *doubt*, which is
+    a batch that an earlier try left so: they leave it for this one.
+    """
+
+    number: int
+    fingerprints: Sequence[bytes] = field(repr=False)
+    doubt: Earlier | None = None
 
 
 class Ledger(Protocol):
@@ -93,16 +100,13 @@ class Ledger(Protocol):
     def earlier(self) -> Iterable[Earlier]:
         """Yield every batch that earlier tries of this send left claimed, oldest first."""
 
-    def release_doubts(self) -> None:
-        """Give back whatever earlier tries claimed and never settled: those may be pushed again, and twice.
-
-        For a send that was asked for at least once. `earlier` no longer yields them.
-        """
-
     def commit(self, settled: Sequence[Settlement], wanted: Sequence[Wanted]) -> list[Claim]:
         """Record the answers *settled*, then claim *wanted*, durably; return what was won.
 
         A batch that is given back may be wanted again, under a new number, in the same call.
+        Who is wanted out of a doubt is at each moment in one batch, which says that they may have
+        been pushed: that one is never given back. Where somebody has settled the doubt meanwhile,
+        they are claimed like others.
 
         On return all of it is on disk; when it raises, none of *wanted* may be
         sent, and each of *settled* may or may not have been recorded.

@@ -34,9 +34,6 @@ class MemoryLedger:
         """Yield nothing: no earlier try got this far."""
         return ()
 
-    def release_doubts(self) -> None:
-        """Do nothing: no earlier try left any."""
-
     def commit(self, settled: Sequence[Settlement], wanted: Sequence[Wanted]) -> list[Claim]:  # noqa: ARG002 -- see begin
         """Win every claim."""
         return [Claim(want.number) for want in wanted]

@@ -40,6 +40,9 @@ LOOK_UP = 500  # fingerprints asked for at a time: SQLite took 999 parameters fo
 Found: TypeAlias = Any
 """A row of a query: SQLAlchemy 2.0 and 2.1 type it differently."""
 
+Claimed: TypeAlias = dict[int, tuple[int, dict[int, Holder]]]
+"""The row of each batch, by its number, and who in it was lost, by index."""
+
 RESTARTED = (
     'The task was cleared and on_clear is "restart": what its earlier tries claimed is forgotten, and everybody whom '
     "no other task has claimed will be pushed, again where they were pushed before."
@@ -116,18 +119,6 @@ class SqlLedger:
         for start in range(0, len(heads), READ_BATCHES):
             yield from self._with_claims(heads[start : start + READ_BATCHES])
 
-    def release_doubts(self) -> None:
-        """Give back what earlier tries of this task claimed and never settled."""
-        self._await_answers()
-        doubtful = self._earlier_batches().where(batches.c.settled_at.is_(None))
-
-        def release(connection: Connection) -> None:
-            rows = [row.id for row in connection.execute(doubtful)]
-            for start in range(0, len(rows), READ_BATCHES):
-                self._release(connection, rows[start : start + READ_BATCHES])
-
-        self._database.attempt(release)
-
     def commit(self, settled: Sequence[Settlement], wanted: Sequence[Wanted]) -> list[Claim]:
         """Record *settled*, and claim *wanted* of those whom nobody else has claimed."""
         if not self._try_id:
@@ -138,14 +129,18 @@ class SqlLedger:
         if released:
             # By itself: a transaction that gives up and takes could wait for one that waits for it.
             self._database.attempt(lambda connection: self._release(connection, released))
-        claimed = self._database.attempt(lambda connection: self._record(connection, accepted, wanted, now))
+        doubts = [want for want in wanted if want.doubt]
+        # The same goes for what moves from one batch to another.
+        moved = self._database.attempt(lambda connection: self._take_over(connection, doubts, now)) if doubts else {}
+        others = [] if moved is None else [want for want in wanted if want.number not in moved]
+        claimed = self._database.attempt(lambda connection: self._record(connection, accepted, others, now))
         for answer in settled:
             self._open.pop(answer.number, None)
-        if claimed is None:
+        if moved is None or claimed is None:
             raise Fenced(REPLACED)
-        rows, result = claimed
-        self._open.update(rows)
-        return result
+        found = {**moved, **claimed}
+        self._open.update({number: row for number, (row, _) in found.items()})
+        return [Claim(want.number, found[want.number][1]) for want in wanted]
 
     def close(self) -> None:
         """Close the connections."""
@@ -311,37 +306,70 @@ class SqlLedger:
                 request_id=head.request_id or "" if head.settled_at else None,
                 since=head.claimed_at,
                 label=f"try {head.try_number}, batch {head.number}",
+                place=head.id,
             )
 
     # What commit decides
 
     def _record(
         self, connection: Connection, accepted: Sequence[Accepted], wanted: Sequence[Wanted], now: datetime
-    ) -> tuple[dict[int, int], list[Claim]] | None:
-        """Settle, then claim; return the rows of what was claimed, and the claims. None: this try was replaced."""
+    ) -> Claimed | None:
+        """Settle, then claim. None: this try was replaced."""
         if accepted:
             _settle(connection, [(self._open[answer.number], answer.request_id) for answer in accepted], now)
         if not wanted:
-            return {}, []
+            return {}
         if not self._is_current(connection):
             return None
         rows = {want.number: randbits(62) for want in wanted}
         lost = self._claim(connection, wanted, rows)
         claimed = [
-            {
-                "id": rows[want.number],
-                "send_id": self._send_id,
-                "try_id": self._try_id,
-                "number": want.number,
-                "size": len(want.fingerprints) - len(lost[want.number]),
-                "claimed_at": now,
-            }
+            self._batch(want, rows[want.number], len(want.fingerprints) - len(lost[want.number]), now)
             for want in wanted
             if len(want.fingerprints) > len(lost[want.number])
         ]
         if claimed:
             connection.execute(insert(batches), claimed)
-        return rows, [Claim(want.number, lost[want.number]) for want in wanted]
+        return {number: (row, lost[number]) for number, row in rows.items()}
+
+    def _batch(self, want: Wanted, row: int, size: int, now: datetime) -> dict[str, Any]:
+        return {
+            "id": row,
+            "send_id": self._send_id,
+            "try_id": self._try_id,
+            "number": want.number,
+            "size": size,
+            "claimed_at": now,
+        }
+
+    def _take_over(self, connection: Connection, wanted: Sequence[Wanted], now: datetime) -> Claimed | None:
+        """Move *wanted* out of their doubts into batches of this try. None: this try was replaced.
+
+        What was settled by hand meanwhile is not moved.
+        """
+        if not self._is_current(connection):
+            return None
+        taken: Claimed = {}
+        for want in wanted:
+            doubt_id = want.doubt and want.doubt.place
+            doubt = batches.c.id == doubt_id
+            doubtful = select(batches.c.size).where(doubt, batches.c.settled_at.is_(None))
+            size = connection.execute(doubtful.with_for_update()).scalar()
+            if size is None:
+                continue
+            row = randbits(62)
+            theirs = (claims.c.batch_id == doubt_id, claims.c.fingerprint.in_(want.fingerprints))
+            connection.execute(update(claims).where(*theirs).values(batch_id=row))
+            moved = connection.execute(select(claims.c.fingerprint).where(claims.c.batch_id == row)).scalars()
+            won = frozenset(map(bytes, moved))
+            if won:
+                connection.execute(insert(batches).values(self._batch(want, row, len(won), now)))
+            rest = size - len(won)
+            connection.execute(update(batches).where(doubt).values(size=rest) if rest else delete(batches).where(doubt))
+            # Whoever was erased by hand may have been pushed, too.
+            lost = {place: Holder.IN_DOUBT for place, one in enumerate(want.fingerprints) if one not in won}
+            taken[want.number] = row, lost
+        return taken
 
     def _is_current(self, connection: Connection) -> bool:
         """Tell whether no other try of this task began; keep it so until the transaction ends."""

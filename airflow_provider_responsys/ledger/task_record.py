@@ -10,9 +10,10 @@
 
 import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Self
 from urllib.parse import quote, unquote
 
 from airflow_provider_responsys.errors import LedgerFailed
@@ -47,17 +48,26 @@ class Batch:
         """Return how many characters this batch may come to need, whether its answer is there or not."""
         return len(replace(self, request_id="").write()) + REQUEST_ID_ROOM + 1
 
-    def read(self) -> Earlier:
-        """Return this batch as a later try sees it."""
-        fingerprints = urlsafe_b64decode(self.packed)
+    @property
+    def fingerprints(self) -> list[bytes]:
+        """Return whom it is for."""
+        fingerprints = unpack(self.packed)
+        return [
+            fingerprints[start : start + FINGERPRINT_BYTES] for start in range(0, len(fingerprints), FINGERPRINT_BYTES)
+        ]
+
+    def without(self, others: Container[bytes]) -> Self:
+        """Return this batch without *others*."""
+        return replace(self, packed=pack(b"".join(one for one in self.fingerprints if one not in others)))
+
+    def read(self, segment: int) -> Earlier:
+        """Return this batch as a later try sees it, which finds it again in *segment*."""
         return Earlier(
-            fingerprints=[
-                fingerprints[start : start + FINGERPRINT_BYTES]
-                for start in range(0, len(fingerprints), FINGERPRINT_BYTES)
-            ],
+            fingerprints=self.fingerprints,
             request_id=self.request_id or None,
             since=datetime.fromtimestamp(self.claimed_at, UTC),
             label=f"try {self.try_number}, batch {self.number}",
+            place=(segment, self.try_number, self.number),
         )
 
 
@@ -75,7 +85,7 @@ class Meta:
 
 
 Segment = Mapping[int, Batch]
-"""Batches by their number."""
+"""Batches of one try by their number, those of others by numbers below 0."""
 
 
 def write_meta(meta: Meta) -> str:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from secrets import token_hex
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
 from airflow_provider_responsys.errors import Fenced, LedgerFailed, SettingsChanged, StateLost
 from airflow_provider_responsys.ledger.fingerprint import new_key
@@ -109,18 +109,10 @@ class TaskStateLedger:
 
     def earlier(self) -> Iterator[Earlier]:
         """Yield the earlier tries' batches, one segment in memory at a time."""
-        for batch in self._read(self._began(), self._first):
-            yield batch.read()
-
-    def release_doubts(self) -> None:
-        """Rewrite each segment of earlier tries in which something is in doubt, without it."""
         meta = self._began()
         for index in range(self._first):
-            batches = list(self._read_segment(meta, index))
-            settled = [batch for batch in batches if batch.request_id]
-            if len(settled) < len(batches):
-                # Two tries may have used one number: the key is only the order here.
-                self._set(self._segment_key(meta, index), write_segment(dict(enumerate(settled))))
+            for batch in self._read_segment(meta, index):
+                yield batch.read(index)
 
     def commit(self, settled: Sequence[Settlement], wanted: Sequence[Wanted]) -> list[Claim]:
         """Write each segment that changes, once; every claim is won.
@@ -130,7 +122,8 @@ class TaskStateLedger:
         """
         meta = self._began()
         changed = self._settle(settled)
-        last = self._claim(wanted, changed)
+        self._take_over([want for want in wanted if want.doubt], changed)
+        last = self._claim([want for want in wanted if not want.doubt], changed)
         if last > self._next > meta.segments:
             self._write_meta(replace(meta, segments=self._next))
         try:
@@ -222,14 +215,40 @@ class TaskStateLedger:
                 segment.pop(settlement.number, None)
         return changed
 
+    def _take_over(self, wanted: Sequence[Wanted], changed: dict[int, dict[int, Batch]]) -> None:
+        """Put *wanted* into *changed* where they stand as doubts: one write takes them out of the one, into the other.
+
+        A segment may then hold a few batches more: what a batch takes besides its fingerprints, it has room for.
+        """
+        for want in wanted:
+            index, *whose = cast("tuple[int, int, int]", want.doubt and want.doubt.place)
+            segment = changed.get(index) or self._segments.get(index) or self._segment_of_others(index)
+            taken = frozenset(want.fingerprints)
+            new: dict[int, Batch] = {}
+            for number, batch in segment.items():
+                left = batch
+                if [batch.try_number, batch.number] == whose:
+                    new[want.number] = self._batch(want)
+                    left = batch.without(taken)
+                if left.packed:
+                    new[number] = left
+            changed[index] = new
+
+    def _segment_of_others(self, index: int) -> Segment:
+        """Return what earlier tries left in segment *index*."""
+        return {-number: batch for number, batch in enumerate(self._read_segment(self._began(), index), 1)}
+
+    def _batch(self, want: Wanted) -> Batch:
+        claimed_at = int(self._now().timestamp())
+        return Batch(self._try_number, want.number, claimed_at, "", pack(b"".join(want.fingerprints)))
+
     def _claim(self, wanted: Sequence[Wanted], changed: dict[int, dict[int, Batch]]) -> int:
         """Put *wanted* into *changed*; return the number of the segment after the last."""
         following = self._next
-        claimed_at = int(self._now().timestamp())
         for want in wanted:
-            batch = Batch(self._try_number, want.number, claimed_at, "", pack(b"".join(want.fingerprints)))
+            batch = self._batch(want)
             last = following - 1
-            segment = changed.get(last, self._segments.get(last))
+            segment = changed.get(last, self._segments.get(last)) if last >= self._first else None
             if segment is None or not has_room(segment, batch):
                 following += 1
                 segment = {}
@@ -246,7 +265,8 @@ class TaskStateLedger:
         """Take claims back that will not be sent, so that the next write of their segment drops them."""
         for want in wanted:
             index = self._places.pop(want.number, None)
-            if index is not None:
+            # What is taken over stays what it was: in doubt.
+            if index is not None and not want.doubt:
                 self._segments[index] = {n: b for n, b in self._segments[index].items() if n != want.number}
 
     def _drop_finished(self) -> None:
@@ -280,8 +300,11 @@ class TaskStateLedger:
             yield from self._read_segment(meta, index)
 
     def _read_segment(self, meta: Meta, index: int) -> Iterator[Batch]:
-        text = self._get(self._segment_key(meta, index))
+        key = self._segment_key(meta, index)
+        text = self._get(key)
         if text is None:
+            # To a try that was replaced, the record looks as if it were not there: only a write tells.
+            self._call(self._store.delete, key)
             raise StateLost(
                 f"A part of the record of earlier tries is gone from Airflow's task state store, {DESTROYED}. If "
                 'everybody may be pushed again, set on_clear="restart" and clear the task; a ledger_conn_id '

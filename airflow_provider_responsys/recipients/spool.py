@@ -45,6 +45,10 @@ REPEATED: Final = """
 """
 # Repetitions are left out already, so what this adds are people, not rows.
 EXCLUDE: Final = "INSERT OR IGNORE INTO left_out SELECT position FROM recipient WHERE fingerprint = ?"
+HERE: Final = """
+    SELECT position, fingerprint, body FROM recipient
+    WHERE fingerprint = ? AND NOT EXISTS (SELECT 1 FROM left_out WHERE left_out.position = recipient.position)
+"""
 BODY: Final = "SELECT body FROM recipient WHERE fingerprint = ? ORDER BY position LIMIT 1"
 REMAINING: Final = """
     SELECT position, fingerprint, body FROM recipient
@@ -151,18 +155,17 @@ class Spool:
 
         The bodies of a batch and the commas between them are at most *max_bytes*.
         """
-        batch: list[_Row] = []
-        size = 0
-        for row in self._remaining():
-            length = len(row[2]) + 1
-            # The last comma is not written.
-            if batch and (len(batch) == max_recipients or size + length - 1 > max_bytes):
-                yield _batch(batch)
-                batch, size = [], 0
-            batch.append(row)
-            size += length
-        if batch:
-            yield _batch(batch)
+        return _batches(self._remaining(), max_recipients, max_bytes)
+
+    def take_out(self, fingerprints: Sequence[bytes], *, max_recipients: int, max_bytes: int) -> list[Batch]:
+        """Leave out whom *fingerprints* name; return who of them was here and not left out before, in their order.
+
+        It is one batch, unless it would be larger than those of `batches`.
+        """
+        with _on_disk(self._directory):
+            rows = [row for one in fingerprints for row in self._database.execute(HERE, (one,))]
+        self.exclude(fingerprints)
+        return list(_batches(rows, max_recipients, max_bytes))
 
     @property
     def _database(self) -> sqlite3.Connection:
@@ -244,6 +247,21 @@ def _maker(chunk: Chunk, settings: FieldSettings) -> MakeRecipient:
         raise InvalidRow(field, reason)
 
     return refuse
+
+
+def _batches(rows: Iterable[_Row], max_recipients: int, max_bytes: int) -> Generator[Batch]:
+    batch: list[_Row] = []
+    size = 0
+    for row in rows:
+        length = len(row[2]) + 1
+        # The last comma is not written.
+        if batch and (len(batch) == max_recipients or size + length - 1 > max_bytes):
+            yield _batch(batch)
+            batch, size = [], 0
+        batch.append(row)
+        size += length
+    if batch:
+        yield _batch(batch)
 
 
 def _batch(rows: Sequence[_Row]) -> Batch:

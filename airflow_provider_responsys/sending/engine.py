@@ -14,7 +14,7 @@ doubt no more than what was in flight.
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -129,6 +129,7 @@ class Engine:
     answers: list[Settlement] = field(default_factory=list)
     """Answered, not yet written."""
     tries: dict[int, int] = field(default_factory=dict)
+    """How often each batch in doubt was sent, or is about to be."""
     stopped: ResponsysError | None = None
     give_up: float = math.inf
     """When a stopped sender no longer waits for answers."""
@@ -152,9 +153,13 @@ class Engine:
 
     # Events
 
-    def claimed(self, numbers: Sequence[int], *, more: bool) -> None:
-        """Take note of what a `Commit` won; *more* says whether the source has any left."""
+    def claimed(self, numbers: Sequence[int], *, more: bool, again: Iterable[int] = ()) -> None:
+        """Take note of what a `Commit` won; *more* says whether the source has any left.
+
+        Those of them in *again* were sent before, by an earlier try, and are in doubt.
+        """
         self.ready.extend(numbers)
+        self.tries.update(dict.fromkeys(again, 2))
         self.more = more
 
     def accepted(self, number: int, request_id: str, now: float) -> None:
@@ -235,6 +240,8 @@ class Engine:
         passes = self._rides_out(error, posted, now)
         if self.tries.get(number, 1) > 1:
             # An earlier request of this batch is in doubt: that this one was refused does not undo it.
+            if passes:
+                self._repeat(number, now)
             return False
         self.answers.append(Released(number))
         self.lost = 0
@@ -271,10 +278,13 @@ class Engine:
             )
             if (unrecoverable or isinstance(error, NoAnswer)) and tries < most:
                 self.tries[number] = tries + 1
-                self.again.append((now + wait, number))
-                self.again.sort()
+                self._repeat(number, now + wait)
         if self.lost >= LOST_IN_A_ROW:
             self.stop(NotAllSent(f"{self.lost} answers in a row were lost, the last one: {error}"), now)
+
+    def _repeat(self, number: int, at: float) -> None:
+        self.again.append((at, number))
+        self.again.sort()
 
     def _trouble(self, now: float, wait: float) -> None:
         """Hold everything back for *wait* seconds or the next backoff, whichever is longer."""

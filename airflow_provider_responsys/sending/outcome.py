@@ -1,14 +1,17 @@
 """What became of everybody: every recipient read ends in exactly one bucket."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Self
+from typing import Self, TypeAlias
 
 from airflow_provider_responsys.errors import ResponsysError
 from airflow_provider_responsys.ledger.interface import Earlier, Holder
-from airflow_provider_responsys.recipients.spool import Spool
-from airflow_provider_responsys.sending.run import Doubt, Report
+from airflow_provider_responsys.recipients.spool import Batch, Spool
+from airflow_provider_responsys.sending.run import Doubt, Due, Report
+
+TakeOut: TypeAlias = Callable[[Sequence[bytes]], Iterable[Batch]]
+"""Takes whom fingerprints name out of the source, and returns who of them was there."""
 
 
 @dataclass(slots=True)
@@ -21,25 +24,49 @@ class Resumed:
     here: int = 0
     vanished: int = 0
     doubts: list[Doubt] = field(default_factory=list)
+    repeats: list[Due] = field(default_factory=list)
+    """Who is *here* and in doubt and to be sent to again: *in_doubt* and *doubts* are without them."""
 
     @classmethod
-    def of(cls, earlier: Iterable[Earlier], spool: Spool) -> Self:
-        """Take out of *spool* whoever an earlier batch was for."""
+    def of(cls, earlier: Iterable[Earlier], spool: Spool, take_out: TakeOut | None = None) -> Self:
+        """Take out of *spool* whoever an earlier batch was for; with *take_out*, to send again what is in doubt."""
         resumed = cls()
         for batch in earlier:
             size = len(batch.fingerprints)
+            if batch.request_id is None and take_out:
+                resumed._repeat(batch, take_out(batch.fingerprints))
+                continue
             here = spool.exclude(batch.fingerprints)
             resumed.here += here
             resumed.vanished += size - here
             if batch.request_id is None:
-                resumed.in_doubt += size
-                reason = f"no answer was recorded since {batch.since:%F %T%z}"
-                resumed.doubts.append(Doubt(batch.label, size, reason, batch.fingerprints))
+                resumed._doubt(batch, batch.fingerprints)
                 continue
             resumed.accepted += size
             if batch.request_id:  # none where a person settled the batch by hand
                 resumed.request_ids.append(batch.request_id)
         return resumed
+
+    @property
+    def found_in_doubt(self) -> int:
+        """Return how many recipients earlier tries left in doubt, whatever becomes of them."""
+        return self.in_doubt + sum(len(due.batch) for due in self.repeats)
+
+    def _repeat(self, batch: Earlier, taken: Iterable[Batch]) -> None:
+        here: set[bytes] = set()
+        for again in taken:
+            self.repeats.append(Due(again, batch))
+            here.update(again.fingerprints)
+        self.here += len(here)
+        vanished = [fingerprint for fingerprint in batch.fingerprints if fingerprint not in here]
+        self.vanished += len(vanished)
+        if vanished:
+            self._doubt(batch, vanished)
+
+    def _doubt(self, batch: Earlier, fingerprints: Sequence[bytes]) -> None:
+        self.in_doubt += len(fingerprints)
+        reason = f"no answer was recorded since {batch.since:%F %T%z}"
+        self.doubts.append(Doubt(batch.label, len(fingerprints), reason, fingerprints))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ import itertools
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Container, Generator, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,9 +13,9 @@ from queue import Empty, SimpleQueue
 from typing import TypeAlias
 
 from airflow_provider_responsys.errors import InDoubt, LedgerFailed, NotAccepted, ResponsysError, SourceFailed
-from airflow_provider_responsys.ledger.interface import Accepted, Holder, Ledger, Wanted
+from airflow_provider_responsys.ledger.interface import Accepted, Earlier, Holder, Ledger, Wanted
 from airflow_provider_responsys.recipients.spool import Batch
-from airflow_provider_responsys.sending.engine import Commit, Done, Engine, Post, Probe, Wait
+from airflow_provider_responsys.sending.engine import Commit, Delivery, Done, Engine, Post, Probe, Wait
 from airflow_provider_responsys.sending.progress import Observer, Progress, Speed
 
 PROGRESS_EVERY = 30.0  # seconds
@@ -69,6 +69,14 @@ class Doubt:
     fingerprints: Sequence[bytes] = field(default=(), repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A *batch* to claim: of the source, or, to be sent again, out of a *doubt* of an earlier try."""
+
+    batch: Batch
+    doubt: Earlier | None = None
+
+
 @dataclass(slots=True)
 class Report:
     """What became of the batches: counts of recipients, and the ids of the requests."""
@@ -81,6 +89,8 @@ class Report:
     held: Counter[Holder] = field(default_factory=Counter)
     """Recipients that could not be claimed, by who holds them."""
     doubts: list[Doubt] = field(default_factory=list)
+    to_repeat: int = 0
+    """Recipients in doubt that are to be sent to again, which another try does (at least once only)."""
     stopped: ResponsysError | None = None
     unwritten: int = 0
     """Answers that the ledger could not record: the next try will call them in doubt."""
@@ -97,12 +107,12 @@ class Report:
 
 
 class Queue:
-    """Batches to claim: first those that are to be claimed again, then the source's."""
+    """Batches to claim: first those that are to be claimed again, then the *repeats*, then the source's."""
 
-    def __init__(self, source: Generator[Batch]) -> None:
+    def __init__(self, source: Generator[Batch], repeats: Iterable[Due]) -> None:
         self._source = source
         self._next = next(source, None)
-        self._again: deque[Batch] = deque()
+        self._again = deque(repeats)
         self.taken = 0
 
     def __bool__(self) -> bool:
@@ -112,27 +122,35 @@ class Queue:
         """Let go of the source."""
         self._source.close()
 
-    def take(self, most: int) -> list[Batch]:
+    def take(self, most: int) -> list[Due]:
         """Return the next batches, at most *most*."""
-        batches: list[Batch] = []
-        while len(batches) < most and self:
+        taken: list[Due] = []
+        while len(taken) < most and self:
             if self._again:
-                batches.append(self._again.popleft())
+                taken.append(self._again.popleft())
             elif self._next is not None:
-                batches.append(self._next)
+                taken.append(Due(self._next))
                 self._next = next(self._source, None)
-        self.taken += sum(len(batch) for batch in batches)
-        return batches
+        self.taken += sum(len(due.batch) for due in taken)
+        return taken
 
-    def put_back(self, batch: Batch) -> None:
-        """Let *batch* be claimed again."""
-        self._again.append(batch)
-        self.taken -= len(batch)
+    def put_back(self, due: Due) -> None:
+        """Let *due* be claimed again."""
+        self._again.append(due)
+        self.taken -= len(due.batch)
+
+    def take_doubts(self) -> list[Due]:
+        """Return the repeats that are left: those are not just not sent."""
+        doubts = [due for due in self._again if due.doubt]
+        self._again = deque(due for due in self._again if not due.doubt)
+        self.taken += sum(len(due.batch) for due in doubts)
+        return doubts
 
 
 class Run:
     """One send, from the first claim to the last settlement.
 
+    *repeats* are sent before the *source*, whose recipients alone *total* counts.
     *post* sends one batch's bodies and returns the request id, on any thread;
     *probe* is the harmless read. Both raise `ResponsysError`. *observer* is told
     what happens.
@@ -144,6 +162,7 @@ class Run:
         source: Generator[Batch],
         total: int,
         *,
+        repeats: Sequence[Due] = (),
         ledger: Ledger,
         post: Callable[[tuple[str, ...]], str],
         probe: Callable[[], None],
@@ -152,8 +171,8 @@ class Run:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.engine = engine
-        self.report = Report(total)
-        self._queue = Queue(source)
+        self.report = Report(total + sum(len(due.batch) for due in repeats))
+        self._queue = Queue(source, repeats)
         self._ledger = ledger
         self._post = post
         self._probe = probe
@@ -162,6 +181,8 @@ class Run:
         self._clock = clock
         self._numbers = itertools.count(1)
         self._claimed: dict[int, Batch] = {}
+        self._inherited: set[int] = set()
+        """Those that an earlier try left in doubt, and this one has not sent yet."""
         self._began = clock()
         self._speed = Speed(self._began)
 
@@ -191,6 +212,7 @@ class Run:
                 case Commit() as commit:
                     self._commit(commit)
                 case Post(numbers):
+                    self._inherited.difference_update(numbers)
                     for number in numbers:
                         pool.submit(self._post_one, number, self._claimed[number].bodies)
                 case Probe():
@@ -199,13 +221,13 @@ class Run:
                     self._receive(min(until, progress_at) - now)
 
     def _commit(self, commit: Commit) -> None:
-        batches = {next(self._numbers): batch for batch in self._take(commit.claim)}
-        wanted = [Wanted(number, batch.fingerprints) for number, batch in batches.items()]
+        dues = {next(self._numbers): due for due in self._take(commit.claim)}
+        wanted = [Wanted(number, due.batch.fingerprints, due.doubt) for number, due in dues.items()]
         try:
             claims = self._ledger.commit(commit.settle, wanted)
         except LedgerFailed as error:
-            for batch in batches.values():
-                self._queue.put_back(batch)
+            for due in dues.values():
+                self._queue.put_back(due)
             log.error("The ledger failed, nothing more is sent: %s", error)  # noqa: TRY400 -- the message says it all
             self.engine.unwritten(commit.settle, error, self._clock())
             self.report.unwritten = sum(isinstance(answer, Accepted) for answer in commit.settle)
@@ -213,14 +235,17 @@ class Run:
         if self.engine.ledger_down:
             self.report.unwritten = 0
         for claim in claims:
-            batch = batches[claim.number]
+            batch = dues[claim.number].batch
             self.report.held.update(claim.lost.values())
             won = _without(batch, claim.lost) if claim.lost else batch
             if won:
                 self._claimed[claim.number] = won
-        self.engine.claimed([number for number in batches if number in self._claimed], more=bool(self._queue))
+        won_all = [number for number in dues if number in self._claimed]
+        again = [number for number in won_all if dues[number].doubt]
+        self._inherited.update(again)
+        self.engine.claimed(won_all, more=bool(self._queue), again=again)
 
-    def _take(self, most: int) -> list[Batch]:
+    def _take(self, most: int) -> list[Due]:
         try:
             return self._queue.take(most)
         except SourceFailed as error:
@@ -257,12 +282,14 @@ class Run:
         claim_again = self.engine.failed(number, error, now)
         if any(number == due for _, due in self.engine.again):
             log.warning("Batch %d is in doubt and will be sent again (at_least_once): %s", number, error)
+            if isinstance(error, NotAccepted):
+                self._observer.put_off(error)
             return
         batch = self._claimed.pop(number)
         size = len(batch)
         if claim_again:
             log.warning("Batch %d was not accepted and will be sent again: %s", number, error)
-            self._queue.put_back(batch)
+            self._queue.put_back(Due(batch))
             self._observer.put_off(error)
         elif isinstance(error, NotAccepted) and number not in self.engine.tries:
             log.error("Batch %d (%d recipients) was refused: %s", number, size, error)
@@ -271,15 +298,22 @@ class Run:
             self._observer.rejected(size, code)
         else:
             log.error("Batch %d (%d recipients) is in doubt: %s", number, size, error)
-            self._doubt(number, batch, str(error))
+            refused = isinstance(error, NotAccepted)
+            self._doubt(number, batch, f"it was sent before, and refused this time: {error}" if refused else str(error))
 
     def _finish(self) -> Report:
         report = self.report
         for number, batch in self._claimed.items():
-            if number in self.engine.flight or number in self.engine.tries:
+            if number in self._inherited:
+                self._left_over(f"batch {number}", batch)
+            elif number in self.engine.flight or number in self.engine.tries:
                 self._doubt(number, batch, "stopped before its answer came")
+                if self.engine.limits.delivery is Delivery.AT_LEAST_ONCE:
+                    report.to_repeat += len(batch)
             else:
                 report.not_sent += len(batch)
+        for due in self._queue.take_doubts():
+            self._left_over(due.doubt.label if due.doubt else "", due.batch)
         report.not_sent += report.total - self._queue.taken
         report.stopped = self.engine.stopped
         log.info("%s", self._progress(at_end=True))
@@ -288,6 +322,12 @@ class Run:
     def _doubt(self, number: int, batch: Batch, reason: str) -> None:
         self.report.doubts.append(Doubt(f"batch {number}", len(batch), reason, batch.fingerprints))
         self._observer.in_doubt(len(batch))
+
+    def _left_over(self, label: str, batch: Batch) -> None:
+        """Report what an earlier try left in doubt, and this one did not come to send."""
+        reason = "an earlier try learned no answer, and this one stopped before it was sent again"
+        self.report.doubts.append(Doubt(label, len(batch), reason, batch.fingerprints))
+        self.report.to_repeat += len(batch)
 
     def _tell_progress(self, progress: Progress) -> None:
         log.info("%s", progress)

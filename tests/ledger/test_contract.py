@@ -11,6 +11,7 @@ from airflow_provider_responsys.ledger.interface import (
     FINGERPRINT_BYTES,
     Accepted,
     Claim,
+    Earlier,
     Ledger,
     Released,
     Settlement,
@@ -112,34 +113,104 @@ def test_a_released_batch_may_be_claimed_in_the_same_call(place: Place) -> None:
     assert left(begun(place.open(2))) == {"try 1, batch 2": (people(0), None)}
 
 
-def test_doubts_that_are_released_may_be_claimed_again(place: Place) -> None:
-    """At least once: what an earlier try got accepted stays, what it never learned goes out again."""
+def doubts(ledger: Ledger) -> dict[str, Earlier]:
+    """Return what earlier tries left in doubt, by label."""
+    return {batch.label: batch for batch in ledger.earlier() if batch.request_id is None}
+
+
+def test_who_is_in_doubt_moves_into_the_batch_that_goes_out_again(place: Place) -> None:
+    """At least once: at each moment one batch says that they may have been pushed."""
     first = begun(place.open(1))
     first.commit([], [Wanted(1, people(0)), Wanted(2, people(3)), Wanted(3, people(6))])
     first.commit([Accepted(2, "id-2")], [])
     second = begun(place.open(2))
+    doubt = doubts(second)["try 1, batch 1"]
 
-    second.release_doubts()
-    claims = second.commit([], [Wanted(1, people(0))])
+    claims = second.commit([], [Wanted(1, people(0), doubt), Wanted(2, people(9))])
 
-    assert left(second) == {"try 1, batch 2": (people(3), "id-2")}
-    assert claims == [Claim(1)]
+    assert claims == [Claim(1), Claim(2)]
     assert left(begun(place.open(3))) == {
         "try 1, batch 2": (people(3), "id-2"),
+        "try 1, batch 3": (people(6), None),
         "try 2, batch 1": (people(0), None),
+        "try 2, batch 2": (people(9), None),
     }
 
 
-def test_releasing_where_nothing_is_in_doubt_is_harmless(place: Place) -> None:
-    """Most tries leave nothing."""
+def test_a_repetition_that_is_accepted_ends_the_doubt(place: Place) -> None:
+    """It is a batch like others then, with the request id to poll."""
+    begun(place.open(1)).commit([], [Wanted(1, people(0)), Wanted(2, people(3))])
+    second = begun(place.open(2))
+    found = doubts(second)
+    second.commit([], [Wanted(1, people(3), found["try 1, batch 2"])])
+
+    second.commit([Accepted(1, "id-1")], [Wanted(2, people(0), found["try 1, batch 1"])])
+    second.commit([Accepted(2, "id-2")], [Wanted(3, people(6))])
+
+    assert left(begun(place.open(3))) == {
+        "try 2, batch 1": (people(3), "id-1"),
+        "try 2, batch 2": (people(0), "id-2"),
+        "try 2, batch 3": (people(6), None),
+    }
+
+
+def test_whoever_is_not_sent_to_again_stays_in_doubt(place: Place) -> None:
+    """Those who are no longer in the source: a doubt may be taken apart, also in one call."""
+    begun(place.open(1)).commit([], [Wanted(1, people(0, 9))])
+    second = begun(place.open(2))
+    doubt = doubts(second)["try 1, batch 1"]
+
+    claims = second.commit([], [Wanted(1, people(2, 2), doubt), Wanted(2, people(7, 1), doubt)])
+    second.commit([Accepted(1, "id-1")], [])
+
+    assert claims == [Claim(1), Claim(2)]
+    assert left(begun(place.open(3))) == {
+        "try 1, batch 1": ([*people(0, 2), *people(4, 3), *people(8, 1)], None),
+        "try 2, batch 1": (people(2, 2), "id-1"),
+        "try 2, batch 2": (people(7, 1), None),
+    }
+
+
+def test_what_was_sent_again_may_be_sent_again_by_the_next_try(place: Place) -> None:
+    """Its answer was lost, too: the doubt is of the try that sent it last."""
+    begun(place.open(1)).commit([], [Wanted(1, people(0))])
+    second = begun(place.open(2))
+    second.commit([], [Wanted(5, people(0), doubts(second)["try 1, batch 1"])])
+    third = begun(place.open(3))
+
+    third.commit([], [Wanted(1, people(0), doubts(third)["try 2, batch 5"])])
+    third.commit([Accepted(1, "id-1")], [])
+
+    assert left(begun(place.open(4))) == {"try 3, batch 1": (people(0), "id-1")}
+
+
+def test_a_try_that_was_replaced_takes_nothing_over(place: Place) -> None:
+    """Its successor may be sending to them at this moment."""
+    begun(place.open(1)).commit([], [Wanted(1, people(0))])
+    second = begun(place.open(2))
+    doubt = doubts(second)["try 1, batch 1"]
+    third = begun(place.open(3))
+
+    with pytest.raises(Fenced):
+        second.commit([], [Wanted(1, people(0), doubt)])
+
+    assert left(third) == {"try 1, batch 1": (people(0), None)}
+
+
+def test_a_doubt_of_many_batches_is_taken_over_batch_by_batch(place: Place) -> None:
+    """A worker that is killed leaves as many as were in flight, and more than the store keeps in one place."""
     first = begun(place.open(1))
-    first.commit([], [Wanted(1, people(0))])
-    first.commit([Accepted(1, "id-1")], [])
+    first.commit([], [Wanted(number, people(200 * number, 200)) for number in range(64)])
     second = begun(place.open(2))
 
-    second.release_doubts()
+    for number, doubt in enumerate(list(doubts(second).values()), 1):
+        settled = [Accepted(number - 1, f"id-{number - 1}")] if number > 1 else []
+        second.commit(settled, [Wanted(number, doubt.fingerprints[:-1], doubt)])
 
-    assert left(second) == {"try 1, batch 1": (people(0), "id-1")}
+    found = left(begun(place.open(3)))
+    assert sum(len(fingerprints) for fingerprints, _ in found.values()) == 64 * 200
+    assert sum(len(fingerprints) for fingerprints, answer in found.values() if answer) == 63 * 199
+    assert sorted(one for fingerprints, _ in found.values() for one in fingerprints) == sorted(people(0, 64 * 200))
 
 
 def test_every_try_before_counts(place: Place) -> None:

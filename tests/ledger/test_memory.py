@@ -22,7 +22,6 @@ def test_serves_a_first_try() -> None:
     assert nothing == []
     assert list(ledger.earlier()) == []
     assert not ledger.durable
-    ledger.release_doubts()  # there are none
 
 
 def test_refuses_a_second_try_and_says_what_to_set() -> None:

@@ -21,7 +21,15 @@ from sqlalchemy.schema import CreateTable
 
 from airflow_provider_responsys.errors import Fenced, InvalidSettings, LedgerFailed, SettingsChanged, StateLost
 from airflow_provider_responsys.ledger import sql_schema
-from airflow_provider_responsys.ledger.interface import FINGERPRINT_BYTES, Accepted, Claim, Holder, Released, Wanted
+from airflow_provider_responsys.ledger.interface import (
+    FINGERPRINT_BYTES,
+    Accepted,
+    Claim,
+    Earlier,
+    Holder,
+    Released,
+    Wanted,
+)
 from airflow_provider_responsys.ledger.sql import SqlLedger
 from airflow_provider_responsys.ledger.sql_records import Records
 from airflow_provider_responsys.ledger.sql_schema import (
@@ -274,6 +282,112 @@ def test_a_replaced_try_still_records_its_answers(database: SqlPlace) -> None:
         zombie.commit([Accepted(2, "4712")], [Wanted(3, people(6))])
 
     assert [batch.request_id for batch in retry.earlier()] == ["4711", "4712"]
+
+
+def in_doubt(database: SqlPlace, whom: Sequence[bytes]) -> tuple[SqlLedger, Earlier]:
+    """Let a first try leave *whom* in doubt; return a second one, and what it finds."""
+    begun(database.open(1)).commit([], [Wanted(1, whom)])
+    second = begun(database.open(2))
+    [doubt] = second.earlier()
+    return second, doubt
+
+
+def by_hand(database: SqlPlace) -> "closing[Records]":
+    """Give the ledger as a person sees it."""
+    return closing(Records(database.engine(), now=lambda: database.now))
+
+
+def test_a_doubt_that_was_settled_as_sent_is_not_sent_again(database: SqlPlace) -> None:
+    """A person found out while the try was reading its source."""
+    second, doubt = in_doubt(database, people(0))
+    with by_hand(database) as records:
+        records.settle_by_hand(int(str(doubt.place)), sent=True)
+
+    claims_won = second.commit([], [Wanted(1, people(0), doubt), Wanted(2, people(3))])
+
+    assert claims_won == [Claim(1, dict.fromkeys(range(3), Holder.ACCEPTED)), Claim(2)]
+    assert [row["size"] for row in database.rows(batches)] == [3, 3]
+
+
+def test_a_doubt_that_was_settled_as_not_sent_is_claimed_like_others(database: SqlPlace) -> None:
+    """Its claims are free."""
+    second, doubt = in_doubt(database, people(0))
+    with by_hand(database) as records:
+        records.settle_by_hand(int(str(doubt.place)), sent=False)
+
+    assert second.commit([], [Wanted(1, people(0), doubt)]) == [Claim(1)]
+    assert [batch.label for batch in begun(database.open(3)).earlier()] == ["try 2, batch 1"]
+
+
+def test_who_was_erased_from_a_doubt_is_not_sent_to_again(database: SqlPlace) -> None:
+    """Who it was can't be told any more, and they may have been pushed."""
+    second, doubt = in_doubt(database, people(0))
+    with by_hand(database) as records:
+        records.forget(people(1)[0])
+
+    assert second.commit([], [Wanted(1, people(0), doubt)]) == [Claim(1, {1: Holder.IN_DOUBT})]
+    assert sorted(row["size"] for row in database.rows(batches)) == [1, 2]
+
+
+def test_who_moves_keeps_the_order_of_the_request(database: SqlPlace) -> None:
+    """Results are told by position: of those in the new request."""
+    whom = [people(2)[0], people(0)[0], people(1)[0]]
+    second, doubt = in_doubt(database, whom)
+
+    second.commit([], [Wanted(1, whom[:2], doubt)])
+    second.commit([Accepted(1, "id-1")], [])
+
+    rows = {row["size"]: row["id"] for row in database.rows(batches)}
+    moved = [row for row in database.rows(claims) if row["batch_id"] == rows[2]]
+    assert [bytes(row["fingerprint"]) for row in sorted(moved, key=lambda row: row["position"])] == whom[:2]
+    assert [(batch.request_id, batch.fingerprints) for batch in begun(database.open(3)).earlier()] == [
+        (None, whom[2:]),
+        ("id-1", whom[:2]),
+    ]
+
+
+def test_a_zombie_that_hears_of_what_was_taken_over_settles_the_rest(database: SqlPlace) -> None:
+    """Those who are no longer in the source were in its request, too."""
+    zombie = begun(database.open(1))
+    zombie.commit([], [Wanted(1, people(0)), Wanted(2, people(3))])
+    second = begun(database.open(2))
+    one, two = second.earlier()
+    second.commit([], [Wanted(1, people(0, 2), one), Wanted(2, people(3), two)])
+
+    zombie.commit([Accepted(1, "late-1"), Accepted(2, "late-2")], [])
+
+    assert {
+        batch.label: (batch.request_id, list(batch.fingerprints)) for batch in begun(database.open(3)).earlier()
+    } == {
+        "try 1, batch 1": ("late-1", people(2, 1)),
+        "try 2, batch 1": (None, people(0, 2)),
+        "try 2, batch 2": (None, people(3)),
+    }
+
+
+def test_taking_over_does_not_deadlock(database: SqlPlace, no_second_attempt: Callable[[], None]) -> None:
+    """Two tasks send again what they left in doubt, and claim each other's people beside it."""
+    everybody = people(0, 400)
+    owners = [f"dag, task, run, {number}" for number in range(2)]
+    for number, owner in enumerate(owners):
+        begun(database.open(1, owner=owner)).commit(
+            [], [Wanted(batch, everybody[number + 2 * batch :: 40]) for batch in range(20)]
+        )
+    ledgers = [begun(database.open(2, owner=owner)) for owner in owners]
+    doubts = [list(ledger.earlier()) for ledger in ledgers]
+    no_second_attempt()
+
+    def task(number: int) -> int:
+        chance = random.Random(number)  # noqa: S311 -- a seeded order, no secret
+        for turn, doubt in enumerate(doubts[number]):
+            others = Wanted(100 + turn, [*chance.sample(everybody, 20), *people(1_000 * number + 20 * turn + 400, 20)])
+            again, new = ledgers[number].commit([], [Wanted(turn, doubt.fingerprints, doubt), others])
+            assert not again.lost
+            assert len(new.lost) == 20
+        return 1
+
+    assert side_by_side(*(lambda n=n: task(n) for n in range(2))) == [1, 1]
+    assert len(database.rows(claims)) == 400 + 2 * 20 * 20
 
 
 def test_a_run_made_anew_under_its_old_name_goes_on(database: SqlPlace) -> None:

@@ -235,6 +235,34 @@ def test_a_failure_between_two_writes_of_a_call(task_state: TaskStatePlace, turn
     }
 
 
+@pytest.mark.parametrize("turn", [1, 2, 3, 4])
+def test_a_failure_between_two_writes_of_a_call_leaves_doubts_in_doubt(task_state: TaskStatePlace, turn: int) -> None:
+    """Whoever is to be sent to again is in the record before the write and after it: only claims may be dropped."""
+    begun(task_state).commit([], batches(*range(1, 26), count=10))
+    ledger = begun(task_state, 2)
+    doubts = list(ledger.earlier())
+    ledger.commit([], [Wanted(1, people(1, 10), doubts[0])])
+    task_state.airflow.failures = {turn: Refusal(500)}
+
+    with pytest.raises(LedgerFailed):
+        ledger.commit([], [Wanted(2, people(2, 10), doubts[1]), *batches(*range(31, 90), count=10)])
+    ledger.commit(accepted(1), [])
+    found = {one: batch.request_id for batch in begun(task_state, 3).earlier() for one in batch.fingerprints}
+
+    assert found.keys() >= {one for number in range(1, 26) for one in people(number, 10)}
+    assert [one for one, answer in found.items() if answer] == people(1, 10)
+
+
+def test_a_replaced_try_is_fenced_where_it_reads(task_state: TaskStatePlace) -> None:
+    """Airflow answers it as if the record were gone: it is its successor's."""
+    begun(task_state).commit([], batches(1))
+    second = begun(task_state, 2)
+    begun(task_state, 3)
+
+    with pytest.raises(Fenced):
+        list(second.earlier())
+
+
 def test_a_gap_in_the_record_fails_closed(task_state: TaskStatePlace) -> None:
     """A clean-up by age takes the oldest first: what is left is not everything."""
     ledger = begun(task_state)

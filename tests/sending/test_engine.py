@@ -353,7 +353,7 @@ def test_a_refused_repetition_waits_for_the_limit_too() -> None:
     world.run()
 
     assert world.engine.pace.last_refused == world.posts[2][0]
-    assert len(world.in_doubt) == 1
+    assert world.accepted == {1, 2}
 
 
 def test_a_refused_batch_does_not_stop_the_others() -> None:
@@ -560,7 +560,7 @@ def test_at_least_once_sends_what_was_not_answered_three_times_in_all() -> None:
     assert all(later - sooner >= 120 for (sooner, _), (later, _) in zip(world.posts, world.posts[1:], strict=False))
 
 
-@pytest.mark.parametrize("second", [Refused("no"), TryLater("full", wait=5), FailedOver("x"), NotSent("down")])
+@pytest.mark.parametrize("second", [Refused("no"), FailedOver("x")])
 def test_a_repetition_that_is_refused_does_not_undo_the_doubt(second: NotAccepted) -> None:
     """The first request may still have been accepted: the claim stays."""
     limits = Limits(delivery=Delivery.AT_LEAST_ONCE, max_in_flight=1)
@@ -569,6 +569,19 @@ def test_a_repetition_that_is_refused_does_not_undo_the_doubt(second: NotAccepte
     world.run()
 
     assert world.in_doubt == {1}
+
+
+@pytest.mark.parametrize("second", [TryLater("full", wait=5), NotSent("down"), LimitExceeded("full")])
+def test_a_repetition_that_is_refused_in_passing_is_repeated(second: NotAccepted) -> None:
+    """Its claim stays, and it goes out when the trouble is over."""
+    limits = Limits(delivery=Delivery.AT_LEAST_ONCE, max_in_flight=1)
+    world = World(batches=1, answers=[NoAnswer("lost"), second, second], limits=limits)
+
+    world.run()
+
+    assert world.accepted == {1}
+    assert [number for _, number in world.posts] == [1, 1, 1, 1]
+    assert len(world.commits) == 2  # its claim, and its acceptance
 
 
 def test_a_repetition_that_is_due_waits_for_a_free_place() -> None:

@@ -1,8 +1,10 @@
 """Buckets: everybody read ends in exactly one."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 
@@ -67,6 +69,36 @@ def test_whoever_left_the_source_since_still_counts_as_read(spool: Spool) -> Non
         "duplicate": 1,
         "invalid": 0,
     }
+
+
+def test_who_is_in_doubt_and_here_is_to_be_sent_to_again(spool: Spool) -> None:
+    """At least once: whoever is no longer in the source stays in doubt, and nobody is counted twice or forgotten."""
+    doubt = Earlier(of("c2", "gone", "c1"), None, SINCE, "try 1, batch 2")
+    accepted = Earlier(of("c3"), "id-1", SINCE, "try 1, batch 1")
+
+    resumed = Resumed.of([accepted, doubt], spool, partial(spool.take_out, max_recipients=200, max_bytes=10_000))
+
+    [due] = resumed.repeats
+    assert due.doubt == doubt
+    assert list(due.batch.fingerprints) == of("c2", "c1")
+    assert [json.loads(body)["customerId"] for body in due.batch.bodies] == ["c2", "c1"]
+    assert (resumed.accepted, resumed.in_doubt, resumed.here, resumed.vanished) == (1, 1, 3, 1)
+    assert resumed.found_in_doubt == 3
+    assert [(doubt.label, list(doubt.fingerprints)) for doubt in resumed.doubts] == [("try 1, batch 2", of("gone"))]
+    assert [batch.fingerprints for batch in spool.batches(max_recipients=9, max_bytes=9_999)] == [tuple(of("c4", "c5"))]
+    buckets = Buckets.of(spool, resumed, Report(4, accepted=4))
+    assert (buckets.read, buckets.accepted, buckets.in_doubt, buckets.duplicate) == (7, 5, 1, 1)
+
+
+def test_a_doubt_whose_people_have_more_to_say_now_is_sent_again_in_parts(spool: Spool) -> None:
+    """Their optional data may have grown since: a request stays as small as any other."""
+    doubt = Earlier(of("c1", "c2", "c3"), None, SINCE, "try 1, batch 2")
+
+    resumed = Resumed.of([doubt], spool, partial(spool.take_out, max_recipients=2, max_bytes=10_000))
+
+    assert [list(due.batch.fingerprints) for due in resumed.repeats] == [of("c1", "c2"), of("c3")]
+    assert [due.doubt for due in resumed.repeats] == [doubt, doubt]
+    assert not resumed.doubts
 
 
 def test_recipients_held_by_others_count_as_what_they_are(spool: Spool) -> None:

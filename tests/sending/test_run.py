@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from queue import SimpleQueue
 
 import pytest
@@ -22,16 +23,16 @@ from airflow_provider_responsys.errors import (
     SendRefused,
     SourceFailed,
 )
-from airflow_provider_responsys.ledger.interface import Accepted, Claim, Holder, Settlement, Wanted
+from airflow_provider_responsys.ledger.interface import Accepted, Claim, Earlier, Holder, Settlement, Wanted
 from airflow_provider_responsys.ledger.memory import MemoryLedger
 from airflow_provider_responsys.protocol.pace import Pace
 from airflow_provider_responsys.recipients.fields import FieldSettings
 from airflow_provider_responsys.recipients.rows import from_sequence
-from airflow_provider_responsys.recipients.spool import Batch, Spool
+from airflow_provider_responsys.recipients.spool import Spool
 from airflow_provider_responsys.sending import run as shell
 from airflow_provider_responsys.sending.engine import Delivery, Engine, Limits
 from airflow_provider_responsys.sending.progress import Observer, Progress
-from airflow_provider_responsys.sending.run import Event, Halt, Inbox, Report, Run
+from airflow_provider_responsys.sending.run import Due, Event, Halt, Inbox, Report, Run
 
 Answer = str | BaseException
 
@@ -53,6 +54,7 @@ class Ledger(MemoryLedger):
         self.errors: dict[int, LedgerFailed] = {}
         self.commits = 0
         self.settled: list[Settlement] = []
+        self.doubts: list[tuple[int, Earlier]] = []
         self.thread = threading.get_ident()
 
     def commit(self, settled: Sequence[Settlement], wanted: Sequence[Wanted]) -> list[Claim]:
@@ -62,6 +64,7 @@ class Ledger(MemoryLedger):
         if error := self.errors.get(self.commits):
             raise error
         self.settled += settled
+        self.doubts += [(want.number, want.doubt) for want in wanted if want.doubt]
         return [Claim(want.number, self.lost.get(want.number, {})) for want in wanted]
 
 
@@ -97,7 +100,7 @@ class Notes(Observer):
 class Sender:
     """A run over *count* recipients, ten a batch, whose n-th request is answered by the n-th of *answers*."""
 
-    def __init__(self, spool: Spool, *answers: Answer, **limits: float | Delivery) -> None:
+    def __init__(self, spool: Spool, *answers: Answer, repeats: Sequence[Due] = (), **limits: float | Delivery) -> None:
         self.answers = iter(answers)
         self.ledger = Ledger()
         self.sent: Counter[str] = Counter()
@@ -112,7 +115,8 @@ class Sender:
         self.run = Run(
             Engine(limits=settings, pace=Pace.at(60_000_000, self.clock())),
             spool.batches(max_recipients=10, max_bytes=100_000),
-            len(spool),
+            len(spool) - sum(len(due.batch) for due in repeats),
+            repeats=repeats,
             ledger=self.ledger,
             post=self.post,
             probe=self.probe,
@@ -256,6 +260,123 @@ def test_at_least_once_sends_a_lost_batch_again(spool: Spool) -> None:
     check(report)
 
 
+def in_doubt(spool: Spool, count: int = 2) -> list[Due]:
+    """Return the first *count* batches of *spool* as what an earlier try left in doubt."""
+    batches = list(spool.batches(max_recipients=10, max_bytes=100_000))[:count]
+    for batch in batches:
+        spool.exclude(batch.fingerprints)
+    since = datetime(2026, 11, 23, tzinfo=UTC)
+    return [
+        Due(batch, Earlier(batch.fingerprints, None, since, f"try 1, batch {number}"))
+        for number, batch in enumerate(batches, 1)
+    ]
+
+
+def test_what_an_earlier_try_left_in_doubt_is_sent_first(spool: Spool) -> None:
+    """It is taken out of its doubt, sent once, and counted like all else."""
+    repeats = in_doubt(spool)
+    sender = Sender(spool, repeats=repeats, delivery=Delivery.AT_LEAST_ONCE)
+
+    report = sender.run.to_end()
+
+    assert sender.ledger.doubts == [(1, repeats[0].doubt), (2, repeats[1].doubt)]
+    assert (report.total, report.accepted) == (50, 50)
+    assert set(sender.sent.values()) == {1}
+    assert list(sender.sent)[:10] == list(repeats[0].batch.bodies)
+    check(report)
+
+
+def test_a_repetition_that_is_refused_stays_in_doubt(spool: Spool) -> None:
+    """The earlier try's request may have been accepted: its claim is never given back."""
+    sender = Sender(spool, Refused("no"), repeats=in_doubt(spool), delivery=Delivery.AT_LEAST_ONCE)
+
+    report = sender.run.to_end()
+
+    assert (report.accepted, report.in_doubt, report.rejected.total()) == (40, 10, 0)
+    assert "refused this time: no" in report.doubts[0].reason
+    assert [type(answer) for answer in sender.ledger.settled] == [Accepted] * 4
+    check(report)
+
+
+def test_a_repetition_that_the_limit_refuses_is_sent_later(spool: Spool) -> None:
+    """It is what was asked for: at least once."""
+    sender = Sender(spool, LimitExceeded("full"), repeats=in_doubt(spool), delivery=Delivery.AT_LEAST_ONCE)
+
+    report = sender.run.to_end()
+
+    assert (report.accepted, report.to_repeat) == (50, 0)
+    assert [type(answer) for answer in sender.ledger.settled] == [Accepted] * 5
+    assert ("put off", "LimitExceeded") in sender.notes.requests
+    check(report)
+
+
+@pytest.mark.parametrize("answers", [0, 1])
+def test_repetitions_that_a_stopped_sender_did_not_come_to_are_in_doubt(spool: Spool, answers: int) -> None:
+    """Never "not sent": the earlier try may have pushed them. Another try sends to them again."""
+    sender = Sender(spool, repeats=in_doubt(spool), delivery=Delivery.AT_LEAST_ONCE)
+    answer = sender.run._post
+
+    def post(bodies: tuple[str, ...]) -> str:
+        request_id = answer(bodies)
+        sender.inbox.put(Halt(NotAllSent("killed"), 100.0))
+        return request_id
+
+    sender.run._post = post
+    if not answers:
+        sender.inbox.put(Halt(NotAllSent("killed"), 100.0))
+
+    report = sender.run.to_end()
+
+    assert (report.accepted, report.not_sent) == (10 * answers, 30)
+    assert report.in_doubt == report.to_repeat == 20 - 10 * answers
+    assert [doubt.label for doubt in report.doubts] == ["try 1, batch 1", "try 1, batch 2"][answers:]
+    assert not [what for what, _ in sender.notes.requests if what == "in doubt"]
+    check(report)
+
+
+def test_a_repetition_that_was_taken_over_and_not_sent_is_in_doubt(spool: Spool) -> None:
+    """The signal came between the claim and the request."""
+    sender = Sender(spool, repeats=in_doubt(spool), delivery=Delivery.AT_LEAST_ONCE)
+    commit = sender.ledger.commit
+
+    def interrupted(settled: Sequence[Settlement], wanted: Sequence[Wanted]) -> list[Claim]:
+        sender.inbox.put(Halt(NotAllSent("killed"), 100.0))
+        return commit(settled, wanted)
+
+    sender.ledger.commit = interrupted  # type: ignore[method-assign]  # a signal comes when it comes
+
+    report = sender.run.to_end()
+
+    assert not sender.sent
+    assert (report.in_doubt, report.to_repeat, report.not_sent) == (20, 20, 30)
+    assert [doubt.label for doubt in report.doubts] == ["batch 1", "try 1, batch 2"]
+    assert not sender.ledger.settled
+    check(report)
+
+
+def test_a_repetition_that_could_not_be_taken_over_is_in_doubt(spool: Spool) -> None:
+    """The ledger is down: nothing is sent, and nothing is certain of them."""
+    sender = Sender(spool, repeats=in_doubt(spool), delivery=Delivery.AT_LEAST_ONCE)
+    sender.ledger.errors = {1: LedgerFailed("down")}
+
+    report = sender.run.to_end()
+
+    assert (report.in_doubt, report.to_repeat, report.not_sent) == (20, 20, 30)
+    check(report)
+
+
+def test_a_repetition_whose_answer_is_lost_is_sent_once_more(spool: Spool) -> None:
+    """Its request counts as the second of three."""
+    lost = NoAnswer("lost")
+    sender = Sender(spool, lost, lost, repeats=in_doubt(spool, 1), delivery=Delivery.AT_LEAST_ONCE)
+
+    report = sender.run.to_end()
+
+    assert (report.accepted, report.in_doubt, report.to_repeat) == (40, 10, 0)
+    assert [doubt.label for doubt in report.doubts] == ["batch 1"]
+    check(report)
+
+
 def test_a_halt_settles_what_came_back_and_leaves_the_rest(spool: Spool) -> None:
     """A killed task claims nothing more."""
     sender = Sender(spool, "id-a")
@@ -349,7 +470,7 @@ def test_a_spool_that_fails_in_the_middle_settles_what_is_out(spool: Spool) -> N
     sender = Sender(spool)
     take = sender.run._queue.take
 
-    def failing(most: int) -> list[Batch]:
+    def failing(most: int) -> list[Due]:
         if sender.sent:
             raise SourceFailed("the disk is broken")
         return take(most)

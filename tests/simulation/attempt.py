@@ -92,16 +92,24 @@ class Rows:
         """Leave *fingerprints* out; return how many were here."""
         return sum(self.left.pop(fingerprint, None) is not None for fingerprint in fingerprints)
 
+    def take_out(self, fingerprints: Sequence[bytes]) -> list[Batch]:
+        """Leave *fingerprints* out; return who was here."""
+        rows = [(each, self.left.pop(each)) for each in fingerprints if each in self.left]
+        return [_batch(rows)] if rows else []
+
     def batches(self, size: int) -> Generator[Batch]:
         """Yield who is left, *size* at a time."""
         rows = list(self.left.items())
         for start in range(0, len(rows), size):
-            some = rows[start : start + size]
-            yield Batch(
-                tuple(recipient for _, recipient in some),
-                tuple(fingerprint for fingerprint, _ in some),
-                tuple(str(recipient) for _, recipient in some),
-            )
+            yield _batch(rows[start : start + size])
+
+
+def _batch(rows: Sequence[tuple[bytes, int]]) -> Batch:
+    return Batch(
+        tuple(recipient for _, recipient in rows),
+        tuple(fingerprint for fingerprint, _ in rows),
+        tuple(str(recipient) for _, recipient in rows),
+    )
 
 
 @dataclass(slots=True, eq=False)
@@ -155,7 +163,7 @@ class Attempt:
     doubted: set[int] = field(default_factory=set)
     """Batches of which a request may have been accepted, and nobody knows."""
     posts: dict[int, int] = field(default_factory=dict)
-    """How often each batch was posted."""
+    """How often each batch was posted, without what was refused."""
     phase: str = "begins"
     ledger: Ledger | None = None
     reads: Rows | None = None
@@ -288,12 +296,13 @@ class Attempt:
         assert self.reads is not None
         assert self.ledger is not None
         world = self.world
-        if world.setup.delivery is Delivery.AT_LEAST_ONCE:
-            self.ledger.release_doubts()
-        self.resumed = Resumed.of(self.ledger.earlier(), cast("Spool", self.reads))
+        again = world.setup.delivery is Delivery.AT_LEAST_ONCE
+        self.resumed = Resumed.of(
+            self.ledger.earlier(), cast("Spool", self.reads), self.reads.take_out if again else None
+        )
         left = len(self.reads) - self.resumed.here
         self.phase = "reports"
-        if not left:
+        if not (left or self.resumed.repeats):
             return
         setup = world.setup
         limits = Limits(
@@ -308,6 +317,7 @@ class Attempt:
             self.engine,
             self.reads.batches(setup.size),
             left,
+            repeats=self.resumed.repeats,
             ledger=self.ledger,
             post=self.post,
             probe=self.probe,
@@ -353,7 +363,7 @@ def outcome_of(sent: Sent, *, on_in_doubt: str) -> Outcome:
         return Outcome.RETRY
     if isinstance(stopped, FINAL):
         return Outcome.FINAL
-    if sent.buckets.not_sent:
+    if sent.buckets.not_sent or sent.report.to_repeat:
         return Outcome.RETRY
     if sent.buckets.rejected or (sent.buckets.in_doubt and on_in_doubt == "fail"):
         return Outcome.FINAL

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_responsys.ledger.task_state import TaskStateLedger
 from airflow_provider_responsys.protocol.pace import Pace
-from airflow_provider_responsys.recipients.spool import Batch
 from airflow_provider_responsys.sending.engine import Engine
+from airflow_provider_responsys.sending.outcome import Resumed
 from airflow_provider_responsys.sending.run import Run
 from tests.simulation.stores import Row, SqlModel, SqlStore, TaskStates
 
@@ -53,8 +53,12 @@ def _attempt(attempt: "Attempt", now: float) -> Hashable:
         attempt.engine and _engine(attempt.engine, now),
         attempt.run and _run(attempt.run),
         attempt.ledger and _ledger(attempt.ledger),
-        attempt.resumed and (attempt.resumed.accepted, attempt.resumed.in_doubt, attempt.resumed.vanished),
+        attempt.resumed and _resumed(attempt.resumed),
     )
+
+
+def _resumed(resumed: Resumed) -> Hashable:
+    return resumed.accepted, resumed.in_doubt, resumed.vanished, len(resumed.repeats)
 
 
 def _engine(engine: Engine, now: float) -> Hashable:
@@ -110,12 +114,9 @@ def _run(run: Run) -> Hashable:
         repr(run._numbers),
         queue.taken,
         queue._next and queue._next.bodies,
-        tuple(map(_bodies, queue._again)),
+        tuple((due.batch.bodies, due.doubt and due.doubt.label) for due in queue._again),
+        tuple(sorted(run._inherited)),
     )
-
-
-def _bodies(batch: Batch) -> tuple[str, ...]:
-    return batch.bodies
 
 
 def _ledger(ledger: object) -> Hashable:

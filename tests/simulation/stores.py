@@ -4,7 +4,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from airflow_provider_responsys.errors import Fenced, LedgerFailed, StateLost
 from airflow_provider_responsys.ledger.fingerprint import KEY_BYTES, fingerprinter
@@ -142,7 +142,7 @@ class TaskStates:
             segments[index] = [(batch.try_number, batch.number) for batch in batches]
             for each in batches:
                 mine = held.setdefault(each.try_number, {})
-                mine[each.number] = Held(each.read().fingerprints, settled=bool(each.request_id))
+                mine[each.number] = Held(each.fingerprints, settled=bool(each.request_id))
 
 
 @dataclass(slots=True)
@@ -212,35 +212,31 @@ class SqlModel:
         if self._world.fault(2):
             raise LedgerFailed("the database is down")
         return [
-            Earlier(row.fingerprints, row.request_id, EPOCH, f"try {row.attempt.number}, batch {row.number}")
+            Earlier(list(row.fingerprints), row.request_id, EPOCH, _label(row), place=row)
             for row in self._of_earlier_tries()
         ]
 
-    def release_doubts(self) -> None:
-        """Give back what earlier tries claimed and never settled."""
-        self._await_answers()
-        self._in_transaction(
-            "release doubts",
-            lambda: self._release([row for row in self._of_earlier_tries() if row.request_id is None]),
-        )
-
     def commit(self, settled: Sequence[Settlement], wanted: Sequence[Wanted]) -> list[Claim]:
-        """Release by itself, then settle and claim in one transaction."""
+        """Release by itself, take over by itself, then settle and claim in one transaction."""
         released = [self._open[answer.number] for answer in settled if not isinstance(answer, Accepted)]
         if released:
             self._in_transaction(("release", tuple(settled)), lambda: self._release(released))
         accepted = [answer for answer in settled if isinstance(answer, Accepted)]
         claimed: list[tuple[Row, Claim]] = []
+        doubts = [want for want in wanted if want.doubt]
+        if doubts:
+            self._in_transaction(("take over", *map(_what, doubts)), lambda: claimed.extend(self._take_over(doubts)))
+        # A try that was replaced claims nothing, and records what was accepted.
+        others = [want for want in wanted if not want.doubt] if len(claimed) == len(doubts) else []
         self._in_transaction(
-            ("record", tuple(settled), tuple((want.number, tuple(want.fingerprints)) for want in wanted)),
-            lambda: claimed.extend(self._record(accepted, wanted)),
+            ("record", tuple(settled), *map(_what, others)), lambda: claimed.extend(self._record(accepted, others))
         )
         for answer in settled:
             self._open.pop(answer.number, None)
         if len(claimed) < len(wanted):
             raise Fenced("another try has begun")
         self._open.update({row.number: row for row, _ in claimed})
-        return [claim for _, claim in claimed]
+        return sorted((claim for _, claim in claimed), key=lambda claim: claim.number)
 
     def close(self) -> None:
         """Do nothing: nothing is open."""
@@ -288,9 +284,23 @@ class SqlModel:
     def _record(self, accepted: Sequence[Accepted], wanted: Sequence[Wanted]) -> list[tuple[Row, Claim]]:
         for answer in accepted:
             self._open[answer.number].request_id = answer.request_id
-        if not wanted or self._tables.tries[self._task][-1] != self._attempt.number:
-            return []
-        return [self._claim(want) for want in wanted]
+        return [self._claim(want) for want in wanted] if self._is_current() else []
+
+    def _is_current(self) -> bool:
+        return self._tables.tries[self._task][-1] == self._attempt.number
+
+    def _take_over(self, wanted: Sequence[Wanted]) -> list[tuple[Row, Claim]]:
+        return [
+            self._moved(want, cast("Row", want.doubt and want.doubt.place)) for want in wanted if self._is_current()
+        ]
+
+    def _moved(self, want: Wanted, doubt: Row) -> tuple[Row, Claim]:
+        row = Row(self._attempt, want.number, list(want.fingerprints), self._world.now)
+        doubt.fingerprints[:] = [one for one in doubt.fingerprints if one not in want.fingerprints]
+        self._tables.claims.update(dict.fromkeys(want.fingerprints, row))
+        self._tables.batches = [each for each in self._tables.batches if each is not doubt or doubt.fingerprints]
+        self._tables.batches.append(row)
+        return row, Claim(want.number)
 
     def _claim(self, want: Wanted) -> tuple[Row, Claim]:
         row = Row(self._attempt, want.number, [], self._world.now)
@@ -326,6 +336,14 @@ class SqlModel:
         failed = LedgerFailed("the database is down")
         self._world.write(self._attempt, work, failed, failed)
         self._world.checked(self._attempt)
+
+
+def _label(row: Row) -> str:
+    return f"try {row.attempt.number}, batch {row.number}"
+
+
+def _what(want: Wanted) -> Hashable:
+    return want.number, tuple(want.fingerprints)
 
 
 def fingerprints(recipients: Iterable[int], key: bytes, known: dict[tuple[bytes, int], bytes]) -> list[bytes]:

@@ -47,15 +47,6 @@ Both bugs of the answers show when time passes instead of an answer, the next on
 last one when it is taken for dead before it begins.
 """
 
-PUSHED_BY_BOTH = [
-    *(2, 0, 1, 1, 0, 0, 4, 0, 0, 0, 1, 2, 0, 2, 0, 0, 1, 0, 0, 0, 0, 1, 0, 1, 0, 6, 0, 0, 0, 0, 0, 0),
-    *(0, 0, 0, 1, 0, 0, 0, 0, 1, 2, 0, 0, 1, 0, 0, 2, 0, 1, 2, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 1),
-]
-"""At least once, two tasks: a zombie repeats what its successor gave back, and the other task has got accepted.
-
-The simulation once took only whoever pushed last for the one who pushed.
-"""
-
 
 @pytest.fixture(autouse=True)
 def silent() -> Iterator[None]:
@@ -111,13 +102,6 @@ def test_a_schedule_is_replayed_from_its_decisions(name: str) -> None:
 
     assert breaks(script, setup, PLANTED[name]) == rule
     assert breaks(script, setup) is None
-
-
-def test_whom_two_tasks_have_pushed_both_have_pushed() -> None:
-    """Who asks for at least once gets it: neither report is wrong."""
-    world = play(Choices(PUSHED_BY_BOTH))
-
-    assert {attempt.name for attempt in world.truth.pushed[1]} == {"task1 try 4", "task2 try 1"}
 
 
 def test_without_a_fault_everybody_is_pushed_in_one_try() -> None:

@@ -37,7 +37,7 @@ class Truth:
     def __init__(self, world: "World") -> None:
         self._world = world
         self.pushed: dict[int, list[Attempt]] = {}
-        """Who was pushed for certain, and by whom: at least once, two tasks may push one person."""
+        """Who was pushed for certain, and by which tries."""
         self.maybe: dict[int, tuple[Attempt, int]] = {}
         """Who may have been pushed, by which batch last: all who were posted to and not certainly refused."""
         self.troubles = 0
@@ -57,7 +57,9 @@ class Truth:
                 self.maybe[recipient] = attempt, number
             elif self._forgotten(attempt):
                 continue
-            elif self._may_repeat(other, batch) and again <= NO_ANSWER_TRIES:
+            elif other.task is attempt.task and self._may_repeat(other, batch) and again <= NO_ANSWER_TRIES:
+                if other is not attempt:
+                    attempt.doubted.add(number)  # a refusal does not undo what the other may have done
                 self.maybe[recipient] = attempt, number
             else:
                 raise Broken("at most once", f"{attempt.name} posts {recipient}, as did {other.name}")
@@ -72,6 +74,7 @@ class Truth:
 
     def refused(self, attempt: Attempt, flight: Flight) -> None:
         """Note that Responsys certainly did not queue a request."""
+        attempt.posts[flight.number or 0] -= 1
         if flight.number not in attempt.doubted:
             for recipient in flight.recipients:
                 if self.maybe.get(recipient) == (attempt, flight.number):
@@ -104,6 +107,7 @@ class Truth:
                     if recipient not in self.pushed:
                         raise Broken("accepted means pushed", f"{attempt.name}, batch {number}: {recipient} was not")
         spare = self._world.setup.max_in_flight if self._may_leave(attempt) else 0
+        spare += len(attempt.resumed.repeats) if attempt.resumed else 0
         if is_open > attempt.lost + spare:
             raise Broken(
                 "few in doubt", f"{attempt.name} leaves {is_open} requests open after {attempt.lost} lost answers"
@@ -128,8 +132,6 @@ class Truth:
         buckets = attempt.sent.buckets
         pushed = sum(any(_counts(attempt, other) for other in pushers) for pushers in self.pushed.values())
         maybe = sum(_counts(attempt, other) for other, _ in self.maybe.values())
-        if self._world.setup.delivery is Delivery.AT_LEAST_ONCE:
-            maybe = 0  # who is in doubt is given back, and may end as not sent, or refused
         if buckets.accepted > pushed or maybe > buckets.accepted + buckets.in_doubt:
             story = (
                 f"{attempt.name}: {pushed} pushed and {maybe - pushed} maybe; "
@@ -164,10 +166,16 @@ class Truth:
                 if forgotten and last.alone and not last.ledger_failed:
                     raise Broken("nobody forgotten", f"{task.name} succeeds without {forgotten}")
         self._check_calm()
-        bound = self.troubles * world.setup.max_in_flight
-        left = sum(not held.settled for task in world.tasks for each in task.attempts for held in each.held.values())
+        bound = self.troubles * world.setup.max_in_flight * world.setup.size
+        left = sum(
+            len(held.fingerprints)
+            for task in world.tasks
+            for each in task.attempts
+            for held in each.held.values()
+            if not held.settled
+        )
         if left > bound:
-            raise Broken("few in doubt", f"{left} requests at the end, {self.troubles} troubles")
+            raise Broken("few in doubt", f"{left} recipients at the end, {self.troubles} troubles")
 
     def _still_wanted(self, recipient: int) -> bool:
         """Tell whether each task that had *recipient* still has.
@@ -201,7 +209,7 @@ class Truth:
             raise Broken("no post without a claim", f"{attempt.name} posts batch {number}, settled or another's")
 
     def _forgotten(self, attempt: Attempt) -> bool:
-        """Tell whether *attempt*'s claims were forgotten, or given back, while it was alive.
+        """Tell whether *attempt*'s claims were forgotten, or taken over, while it was alive.
 
         A person's restart does the first, the next try of a send that was asked for at least once the second.
         """
