@@ -107,7 +107,7 @@ class Report:
 
 
 class Queue:
-    """Batches to claim: first those that are to be claimed again, then the *repeats*, then the source's."""
+    """Batches to claim: the *repeats* and those that are to be claimed again, then the source's."""
 
     def __init__(self, source: Generator[Batch], repeats: Iterable[Due]) -> None:
         self._source = source
