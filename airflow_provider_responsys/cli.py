@@ -313,9 +313,9 @@ def _records(options: argparse.Namespace) -> Iterator["Records"]:
     from sqlalchemy import inspect  # noqa: PLC0415 -- see the module
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415 -- see the module
 
-    from airflow_provider_responsys.hooks import ledger_conn_id_of, ledger_engine  # noqa: PLC0415 -- see the module
     from airflow_provider_responsys.ledger.sql_records import Records  # noqa: PLC0415 -- see the module
     from airflow_provider_responsys.ledger.sql_schema import Database, ledger_table  # noqa: PLC0415 -- see the module
+    from airflow_provider_responsys.ledgers import ledger_conn_id_of, ledger_engine  # noqa: PLC0415 -- see the module
 
     conn_id = ledger_conn_id_of(options.ledger_conn_id)
     if conn_id is None:

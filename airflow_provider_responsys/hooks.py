@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Self, TypeVar
+from uuid import uuid4
 
-from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook, conf, mask_secret
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook, mask_secret
 
 from airflow_provider_responsys import __version__
 from airflow_provider_responsys.errors import InvalidRecipients, InvalidSettings, ResponsysError
@@ -20,7 +21,6 @@ from airflow_provider_responsys.recipients.rows import from_sequence
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
-    from sqlalchemy.engine import Engine
 
     from airflow_provider_responsys.transport.sync import Responsys
 
@@ -103,7 +103,7 @@ class ResponsysHook(BaseHook):
                 "Remove dry_run from its extras if it should"
             )
         push = Push(campaign_name, reference_data)
-        return self.run(submit(account, push, _bodies(recipients)))
+        return self.run(submit(account, push, _bodies(recipients), tracking_id=uuid4().hex)).request_id
 
     def get_request(self, request_id: str) -> Outcome:
         """Return what became of the request *request_id*, as far as is known now."""
@@ -198,22 +198,6 @@ async def account_of(responsys_conn_id: str) -> Account:
 
     connection = await get_async_connection(responsys_conn_id)
     return _account(responsys_conn_id, connection, await get_async_extra_dejson(connection))
-
-
-def ledger_conn_id_of(given: str | None) -> str | None:
-    """Return the connection of the SQL ledger: the one *given*, else the configured one, else none."""
-    return given or conf.get("responsys", "ledger_conn_id", fallback="") or None
-
-
-def ledger_engine(ledger_conn_id: str) -> "Engine":
-    """Return a new SQLAlchemy engine on the SQL ledger's database; whoever asks disposes of it."""
-    hook = BaseHook.get_connection(ledger_conn_id).get_hook()  # type: ignore[no-untyped-call]  # Airflow's own
-    if not hasattr(hook, "get_sqlalchemy_engine"):
-        raise InvalidSettings(
-            f"connection {ledger_conn_id!r} can't be the ledger: its hook knows no SQLAlchemy engine. "
-            "Use a SQLite, PostgreSQL or MySQL connection"
-        )
-    return hook.get_sqlalchemy_engine()  # type: ignore[no-any-return]  # Airflow's hooks are loosely typed
 
 
 def observed(conversation: Conversation[T], seen: Callable[[Token], object]) -> Conversation[T]:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from datetime import timedelta
 from functools import partial
@@ -22,11 +22,11 @@ from airflow_provider_responsys.errors import (
     SettingsChanged,
     StateLost,
 )
-from airflow_provider_responsys.hooks import ResponsysHook, ledger_conn_id_of, ledger_engine
+from airflow_provider_responsys.hooks import ResponsysHook
 from airflow_provider_responsys.ledger import tries
 from airflow_provider_responsys.ledger.fingerprint import fingerprinter
 from airflow_provider_responsys.ledger.memory import MemoryLedger
-from airflow_provider_responsys.ledger.task_state import TaskStateLedger
+from airflow_provider_responsys.ledgers import ledger_conn_id_of, push_ledger, send_key_of
 from airflow_provider_responsys.metrics import Metrics
 from airflow_provider_responsys.progress import PUSH, Note, PushObserver
 from airflow_provider_responsys.protocol.call import authorized
@@ -239,7 +239,7 @@ class TriggerPushOperator(BaseOperator):
             if self.plan_only or hook.account().dry_run:
                 return self._plan(context, settings)
             with closing(self._ledger(context, hook.account().timeout + ANSWER_MARGIN)) as ledger:
-                key = self._begin(context, ledger, settings)
+                key = ledger.begin(self._identity(hook, settings))
                 try:
                     sent = self._send(context, hook, ledger, key, settings, inbox=inbox, began=began)
                 except Fenced:
@@ -281,7 +281,7 @@ class TriggerPushOperator(BaseOperator):
             take_out = partial(spool.take_out, max_recipients=MAX_RECIPIENTS, max_bytes=most)
             again = Delivery(self.delivery) is Delivery.AT_LEAST_ONCE
             resumed = Resumed.of(ledger.earlier(), spool, take_out if again else None)
-            self._check_position(context, ledger, resumed)
+            self._check_position(context, resumed)
             left = len(spool) - resumed.here
             observer = self._observer(context, resumed)
             report = Report(0)
@@ -292,7 +292,9 @@ class TriggerPushOperator(BaseOperator):
                     left,
                     repeats=resumed.repeats,
                     ledger=ledger,
-                    post=lambda bodies: hook.run(submit(hook.account(), push, bodies)),
+                    post=lambda batch_id, bodies: hook.run(
+                        submit(hook.account(), push, bodies, tracking_id=str(batch_id))
+                    ),
                     probe=lambda: hook.run(probe(hook.account())),
                     inbox=inbox,
                     observer=observer,
@@ -328,7 +330,7 @@ class TriggerPushOperator(BaseOperator):
         self.log.info("Campaign %s%s: %s", self.campaign_name, " (dry run)" if dry_run else "", sent.buckets)
         return {
             "campaign_name": self.campaign_name,
-            "send_key": self._send_key(context),
+            "send_key": send_key_of(context, self.send_key),
             "dry_run": dry_run,
             "request_ids": sent.request_ids,
             "recipients": sent.buckets.as_dict(),
@@ -372,57 +374,18 @@ class TriggerPushOperator(BaseOperator):
 
     def _ledger(self, context: "Context", answer_within: float) -> "Ledger":
         """Return the store that remembers this task's send across tries."""
-        ti = context["ti"]
-        retries = self.retries or 0
-        store = context.get("task_state_store")
-        ledger_conn_id = ledger_conn_id_of(self.ledger_conn_id)
-        engine = ledger_engine(ledger_conn_id) if ledger_conn_id else None
-        # A SQLite file may be another one on another worker.
-        survives = store is not None if engine is None else engine.dialect.name != "sqlite"
-        history: dict[str, Any] = {
-            "try_number": ti.try_number,
-            "max_tries": ti.max_tries,
-            "retries": retries,
-            "on_clear": self.on_clear,
-            "may_have_begun": tries.may_have_begun(
-                try_number=ti.try_number,
-                left=_left_by_earlier_tries(ti),
-                remembers=survives and ti.max_tries == retries,
-            ),
-        }
-        if engine is not None:
-            from airflow_provider_responsys.ledger.sql import SqlLedger  # noqa: PLC0415 -- brings SQLAlchemy
+        return push_ledger(
+            context,
+            retries=self.retries or 0,
+            on_clear=self.on_clear,
+            send_key=self.send_key,
+            ledger_conn_id=self.ledger_conn_id,
+            answer_within=answer_within,
+        )
 
-            return SqlLedger(
-                engine,
-                send_key=self._send_key(context),
-                owner=f"{ti.dag_id}/{ti.task_id}/{ti.run_id}/{ti.map_index}",
-                instance_id=str(ti.id),
-                answer_within=answer_within,
-                **history,
-            )
-        if self.send_key:
-            raise InvalidSettings(
-                "send_key needs a SQL ledger: set ledger_conn_id, or [responsys] ledger_conn_id in Airflow's config"
-            )
-        if store is None:
-            return MemoryLedger(try_number=ti.try_number, may_have_begun=history["may_have_begun"])
-        from airflow.sdk import NEVER_EXPIRE  # type: ignore[attr-defined]  # noqa: PLC0415 -- 3.3+, not in its stub
-
-        return TaskStateLedger(store, retention=NEVER_EXPIRE, **history)
-
-    def _begin(self, context: "Context", ledger: "Ledger", settings: FieldSettings) -> bytes:
-        """Record that this try began, in the ledger and beside it; return the key to fingerprint with."""
-        mark = partial(context["ti"].xcom_push, key=tries.MARK, value=context["ti"].try_number)
-        try:
-            key = ledger.begin({"campaign_name": self.campaign_name, **settings.identity()})
-        except StateLost:
-            # Airflow has deleted the mark of the tries before: without a new one, a later try could not tell
-            # what is lost from what never was.
-            mark()
-            raise
-        mark()
-        return key
+    def _identity(self, hook: ResponsysHook, settings: FieldSettings) -> dict[str, str]:
+        """Return the settings that make a recipient's identity."""
+        return {"account": hook.account().name, "campaign_name": self.campaign_name, **settings.identity()}
 
     def _fill(self, spool: Spool, key: bytes, settings: FieldSettings) -> None:
         """Read, check and spool the whole source, and check how many there are."""
@@ -458,10 +421,10 @@ class TriggerPushOperator(BaseOperator):
         hook = BaseHook.get_connection(str(self.sql_conn_id)).get_hook()  # type: ignore[no-untyped-call]  # Airflow's own
         return query(hook, self.sql, self.parameters)
 
-    def _check_position(self, context: "Context", ledger: "Ledger", resumed: Resumed) -> None:
+    def _check_position(self, context: "Context", resumed: Resumed) -> None:
         """Raise where a mapped task can't know that an earlier try's record is its own."""
         place = context["ti"].map_index
-        if resumed.vanished and place is not None and place >= 0 and isinstance(ledger, TaskStateLedger):
+        if resumed.vanished and place is not None and place >= 0 and not ledger_conn_id_of(self.ledger_conn_id):
             raise SettingsChanged(
                 f"an earlier try at map index {place} sent to {resumed.vanished} recipients that are "
                 "not in this try's source. Mapped tasks are known by their position only, so this may be another "
@@ -503,11 +466,6 @@ class TriggerPushOperator(BaseOperator):
             "the account's limit" if found else "a guess: set push_requests_per_minute in the connection",
         )
         return found or DEFAULT_REQUESTS_PER_MINUTE
-
-    def _send_key(self, context: "Context") -> str:
-        """Return the name of the send: the given one, otherwise dag, task and run."""
-        ti = context["ti"]
-        return self.send_key or f"{ti.dag_id}/{ti.task_id}/{ti.run_id}"
 
     def _failure(self, sent: Sent) -> Exception | None:
         """Return what the task must fail with, if anything: passing reasons first, so that all else is sent."""
@@ -569,9 +527,3 @@ class Rows(Sequence[Any]):
 def _is_data(value: Any) -> bool:
     """Tell rows from a reference to a task's output, or a template."""
     return isinstance(value, (list, tuple)) and not any(hasattr(row, "iter_references") for row in value)
-
-
-def _left_by_earlier_tries(ti: Any) -> Collection[str] | None:
-    """Return the XCom keys that Airflow found when this try started, None where it does not say."""
-    server = getattr(ti, "_ti_context_from_server", None)
-    return None if server is None else server.xcom_keys_to_clear or ()

@@ -23,8 +23,9 @@ from airflow_provider_responsys.errors import (
     RequestsFailed,
     ResponsysError,
 )
-from airflow_provider_responsys.hooks import ResponsysHook, ledger_conn_id_of, ledger_engine, polls_per_minute
+from airflow_provider_responsys.hooks import ResponsysHook, polls_per_minute
 from airflow_provider_responsys.ledger.book import Book, log_unwritten, passes
+from airflow_provider_responsys.ledgers import ledger_conn_id_of, ledger_engine
 from airflow_provider_responsys.metrics import Metrics, count_answer, count_refusal
 from airflow_provider_responsys.progress import WAIT, Note
 from airflow_provider_responsys.protocol.event import MAX_PACKED, Event, Status, pack

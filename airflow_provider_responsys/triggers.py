@@ -21,13 +21,13 @@ from airflow_provider_responsys.errors import (
 from airflow_provider_responsys.hooks import (
     POLLS_PER_MINUTE,
     account_of,
-    ledger_engine,
     mask_token,
     observed,
     polls_per_minute,
     user_agent,
 )
 from airflow_provider_responsys.ledger.book import Book, log_unwritten, passes
+from airflow_provider_responsys.ledgers import ledger_engine
 from airflow_provider_responsys.metrics import Metrics, count_answer, count_begin, count_refusal
 from airflow_provider_responsys.protocol.event import Event, Status, unpack
 from airflow_provider_responsys.protocol.pace import Pace

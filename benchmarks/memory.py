@@ -147,7 +147,7 @@ def measure(case: Case) -> Measured:
                 spool.batches(max_recipients=MAX_RECIPIENTS, max_bytes=MAX_BODY - 1_000),
                 len(spool) - resumed.here,
                 ledger=ledger,
-                post=lambda bodies: responsys.run(submit(account, push, bodies)),
+                post=lambda batch, bodies: responsys.run(submit(account, push, bodies, tracking_id=str(batch))),
                 probe=lambda: None,
                 inbox=queue.SimpleQueue(),
             ).to_end()

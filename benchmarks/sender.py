@@ -67,7 +67,7 @@ def send(
             spool.batches(max_recipients=batch, max_bytes=MAX_BODY - 1_000),
             len(spool),
             ledger=ledger,
-            post=lambda bodies: responsys.run(submit(account, push, bodies)),
+            post=lambda batch, bodies: responsys.run(submit(account, push, bodies, tracking_id=str(batch))),
             probe=lambda: None,
             inbox=queue.SimpleQueue(),
         ).to_end()

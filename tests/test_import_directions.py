@@ -12,7 +12,7 @@ NAME = "airflow_provider_responsys"
 PACKAGE = ROOT / NAME
 
 HOOKS = {"errors", "protocol", "transport", "recipients", "provider_info"}
-TRIGGERS = HOOKS | {"hooks", "ledger", "metrics"}
+TRIGGERS = HOOKS | {"hooks", "ledger", "ledgers", "metrics"}
 SENSORS = TRIGGERS | {"triggers", "progress"}
 OPERATORS = SENSORS | {"sending"}
 
@@ -29,18 +29,30 @@ MAY_IMPORT = {
     "metrics": {"errors", "protocol"},
     "progress": {"errors", "metrics", "sending"},
     "hooks": HOOKS,
+    "ledgers": {"errors", "ledger"},
     "triggers": TRIGGERS,
     "sensors": SENSORS,
     "operators": OPERATORS,
     "decorators": {"operators"},
     "links": {"operators", "sensors"},
     "plugin": {"errors", "ledger", "hooks"},
-    "cli": {"errors", "recipients", "ledger", "hooks"},
+    "cli": {"errors", "recipients", "ledger", "ledgers"},
     "__main__": {"cli"},
 }
 """A module may import the layers, or the single modules, in its row, its own layer, and nothing else of ours."""
 
-MEET_AIRFLOW = {"hooks", "metrics", "operators", "sensors", "triggers", "decorators", "links", "plugin", "cli"}
+MEET_AIRFLOW = {
+    "hooks",
+    "ledgers",
+    "metrics",
+    "operators",
+    "sensors",
+    "triggers",
+    "decorators",
+    "links",
+    "plugin",
+    "cli",
+}
 
 HTTP = {
     "requests": {"transport.sync"},

@@ -24,9 +24,9 @@ from uuid6 import uuid7  # as Airflow makes its ids
 
 from airflow_provider_responsys import operators
 from airflow_provider_responsys.errors import Fenced, NotAllSent, SourceFailed
-from airflow_provider_responsys.hooks import ledger_engine
 from airflow_provider_responsys.ledger.sql import SqlLedger
-from airflow_provider_responsys.ledger.tries import MARK
+from airflow_provider_responsys.ledger.tries import BEGAN, CLAIMED
+from airflow_provider_responsys.ledgers import ledger_engine
 from airflow_provider_responsys.operators import TriggerPushOperator
 from airflow_provider_responsys.protocol import pace
 from airflow_provider_responsys.sandbox import Fault, Sandbox
@@ -607,7 +607,7 @@ def test_a_retry_on_a_sql_ledger_goes_on_where_the_first_try_stopped(
 def test_a_try_that_begins_after_its_successor_leaves_no_trace(
     sandbox: Sandbox, run_dag: RunDag, ledger: str, mocker: MockerFixture
 ) -> None:
-    """It pushes nobody, and no XCom, not even its mark, over its successor's."""
+    """It pushes nobody, and no XCom but its mark, which takes nothing from its successor's."""
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance  # noqa: PLC0415 -- imported by running
 
     real, ids = SqlLedger.begin, []
@@ -622,7 +622,7 @@ def test_a_try_that_begins_after_its_successor_leaves_no_trace(
             max_tries=1,
             retries=1,
             instance_id=str(uuid7()),
-            may_have_begun=False,
+            may_have_claimed=False,
         )
         real(successor, identity)
         successor.close()
@@ -635,7 +635,7 @@ def test_a_try_that_begins_after_its_successor_leaves_no_trace(
 
     assert ids == [str(push.ti.id)]
     assert [type(failure) for failure in push.failures] == [Fenced]
-    assert xcoms.call_count == 0
+    assert [call.kwargs["key"] for call in xcoms.call_args_list] == [BEGAN]
     assert sandbox.pushes == {}
 
 
@@ -770,5 +770,5 @@ def test_a_lost_record_fails_closed_and_names_the_way_out(sandbox: Sandbox, run_
 
     assert [type(failure) for failure in push.failures] == [NotAllSent, AirflowFailException]
     assert 'on_clear="restart"' in str(push.failures[1])
-    assert push.ti.xcom_pull(task_ids="push", key=MARK) == 2
+    assert push.ti.xcom_pull(task_ids="push", key=CLAIMED) == 2
     assert len(sandbox.pushes) == 200

@@ -9,10 +9,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from secrets import randbits
 from typing import Protocol
 
 FINGERPRINT_BYTES = 9
 """Of a keyed hash: two of ten million recipients share one with a chance of 1 in 10^8."""
+
+
+def new_batch_id() -> int:
+    """Return an id for a batch, drawn at random: no other batch of any send has it."""
+    return randbits(62)
 
 
 class Holder(StrEnum):
@@ -40,6 +46,8 @@ class Accepted:
 
     number: int
     request_id: str
+    correlation_id: str = ""
+    """Responsys' own id of the answer, for its support; empty if the answer had none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +74,8 @@ class Earlier:
     """How a person finds it in the ledger, such as ``try 1, batch 17``."""
     place: object = None
     """How the ledger finds it again."""
+    batch_id: int = 0
+    """What its request carried as ``X-Request-Id``; 0 if that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +89,8 @@ class Wanted:
     number: int
     fingerprints: Sequence[bytes] = field(repr=False)
     doubt: Earlier | None = None
+    batch_id: int = field(default_factory=new_batch_id)
+    """What the batch is called outside of this try: its request's ``X-Request-Id``, and the id that people see."""
 
 
 class Ledger(Protocol):
@@ -86,6 +98,8 @@ class Ledger(Protocol):
 
     durable: bool
     """Whether another try will find what this one wrote."""
+    resumes: bool
+    """Whether, as `begin` found, earlier tries of this task left claims that count."""
 
     def begin(self, identity: Mapping[str, str]) -> bytes:
         """Record durably that this try began; return the key to fingerprint recipients with.
@@ -100,13 +114,18 @@ class Ledger(Protocol):
     def earlier(self) -> Iterable[Earlier]:
         """Yield every batch that earlier tries of this send left claimed, oldest first."""
 
-    def commit(self, settled: Sequence[Settlement], wanted: Sequence[Wanted]) -> list[Claim]:
+    def commit(
+        self, settled: Sequence[Settlement], wanted: Sequence[Wanted], upcoming: Sequence[Sequence[bytes]] = ()
+    ) -> list[Claim]:
         """Record the answers *settled*, then claim *wanted*, durably; return what was won.
 
         A batch that is given back may be wanted again, under a new number, in the same call.
         Who is wanted out of a doubt is at each moment in one batch, which says that they may have
         been pushed: that one is never given back. Where somebody has settled the doubt meanwhile,
         they are claimed like others.
+
+        *upcoming* are the fingerprints of the batches that will probably be wanted next: a ledger
+        may write them in advance. They are no claims.
 
         On return all of it is on disk; when it raises, none of *wanted* may be
         sent, and each of *settled* may or may not have been recorded.

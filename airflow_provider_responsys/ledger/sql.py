@@ -59,7 +59,7 @@ class SqlLedger:
     *owner* names the task instance: DAG, task, run and map index. *instance_id*
     is what Airflow calls this try of it, a UUID of version 7, which is greater for
     a try that was made later; without one, whoever begins last is the newest.
-    *max_tries*, *retries*, *on_clear* and *may_have_begun* are those of
+    *max_tries*, *retries*, *on_clear* and *may_have_claimed* are those of
     `TaskStateLedger`.
     An earlier try that is still alive gets *answer_within* seconds after each
     of its claims to settle it, before that is taken for a doubt.
@@ -67,6 +67,7 @@ class SqlLedger:
     """
 
     durable = True
+    resumes = False
 
     def __init__(
         self,
@@ -79,7 +80,7 @@ class SqlLedger:
         retries: int,
         instance_id: str = "",
         on_clear: OnClear = "resume",
-        may_have_begun: bool | None = None,
+        may_have_claimed: bool | None = None,
         answer_within: float = 0.0,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Callable[[float], object] = time.sleep,
@@ -93,7 +94,7 @@ class SqlLedger:
         self._retries = retries
         self._instance_id = instance_id
         self._on_clear = on_clear
-        self._may_have_begun = try_number > 1 if may_have_begun is None else may_have_begun
+        self._may_have_claimed = try_number > 1 if may_have_claimed is None else may_have_claimed
         self._patience = timedelta(seconds=answer_within)
         self._now = now
         self._sleep = sleep
@@ -119,7 +120,12 @@ class SqlLedger:
         for start in range(0, len(heads), READ_BATCHES):
             yield from self._with_claims(heads[start : start + READ_BATCHES])
 
-    def commit(self, settled: Sequence[Settlement], wanted: Sequence[Wanted]) -> list[Claim]:
+    def commit(
+        self,
+        settled: Sequence[Settlement],
+        wanted: Sequence[Wanted],
+        upcoming: Sequence[Sequence[bytes]] = (),  # noqa: ARG002 -- the interface's; nothing is written in advance
+    ) -> list[Claim]:
         """Record *settled*, and claim *wanted* of those whom nobody else has claimed."""
         if not self._try_id:
             raise LedgerFailed("`begin` comes first")
@@ -164,6 +170,12 @@ class SqlLedger:
         elif last.max_tries != self._max_tries:
             self._resume_or_restart(connection, now)
         self._check_settings(connection, send)
+        mine = (
+            select(batches.c.id)
+            .join(tries, tries.c.id == batches.c.try_id)
+            .where(tries.c.owner_hash == self._owner_hash, batches.c.forgotten_at.is_(None))
+        )
+        self.resumes = connection.execute(mine.limit(1)).first() is not None
         began = insert(tries).values(
             send_id=send.id,
             owner_hash=self._owner_hash,
@@ -199,8 +211,8 @@ class SqlLedger:
     def _check_first(self) -> None:
         """Raise unless this task may be without a record."""
         # A file can stay behind on another worker without any fault; from try 3 on, a missing mark proves nothing then.
-        from_elsewhere = self._database.dialect == "sqlite" and self._try_number > 2  # noqa: PLR2004 -- see `may_have_begun`
-        if not self._may_have_begun and not from_elsewhere:
+        from_elsewhere = self._database.dialect == "sqlite" and self._try_number > 2  # noqa: PLR2004 -- see `may_have_claimed`
+        if not self._may_have_claimed and not from_elsewhere:
             return
         if self._on_clear == "restart" and self._max_tries != self._retries:
             log.warning(RESTARTED)

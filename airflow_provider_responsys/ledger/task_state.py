@@ -12,13 +12,13 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from http import HTTPStatus
 from secrets import token_hex
-from typing import Protocol, TypeVar, cast
+from typing import cast
 
-from airflow_provider_responsys.errors import Fenced, LedgerFailed, SettingsChanged, StateLost
+from airflow_provider_responsys.errors import LedgerFailed, SettingsChanged, StateLost
 from airflow_provider_responsys.ledger.fingerprint import new_key
 from airflow_provider_responsys.ledger.interface import Accepted, Claim, Earlier, Settlement, Wanted
+from airflow_provider_responsys.ledger.state_store import StateStore, Store
 from airflow_provider_responsys.ledger.task_record import (
     VERSION,
     Batch,
@@ -36,37 +36,20 @@ from airflow_provider_responsys.ledger.tries import OnClear, changes
 
 DESTROYED = "so nothing is sent: who was pushed can't be told any more"
 
-REPLACED = (HTTPStatus.NOT_FOUND, HTTPStatus.GONE)
-"""How the store answers a task instance id that a retry or a clear has replaced."""
-
-T = TypeVar("T")
-
 log = logging.getLogger(__name__)
-
-
-class Store(Protocol):
-    """What is used of Airflow's ``context["task_state_store"]``."""
-
-    def get(self, key: str) -> object:
-        """Return the value of *key*, None if there is none."""
-
-    def set(self, key: str, value: str, *, retention: timedelta | None = None) -> None:
-        """Write *value* durably."""
-
-    def delete(self, key: str) -> None:
-        """Remove *key*, if it is there."""
 
 
 class TaskStateLedger:
     """The record of one task instance in *store*.
 
     *max_tries* is the task instance's, *retries* the task's: a person's clear,
-    and nothing else, changes the first. *may_have_begun* says whether an earlier
-    try may have reached ``execute`` (`tries.may_have_begun` tells); unless told,
+    and nothing else, changes the first. *may_have_claimed* says whether an earlier
+    try may have reached ``execute`` (`tries.may_have_claimed` tells); unless told,
     a later try assumes so. *retention* is how Airflow spells "for ever".
     """
 
     durable = True
+    resumes = False
 
     def __init__(
         self,
@@ -76,21 +59,19 @@ class TaskStateLedger:
         max_tries: int,
         retries: int,
         on_clear: OnClear = "resume",
-        may_have_begun: bool | None = None,
+        may_have_claimed: bool | None = None,
         retention: timedelta | None = None,
         prefix: str = "responsys",
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._store = store
+        self._store = StateStore(store, retention=retention)
         self._try_number = try_number
         self._max_tries = max_tries
         self._retries = retries
         self._on_clear = on_clear
-        self._may_have_begun = try_number > 1 if may_have_begun is None else may_have_begun
-        self._retention = retention
+        self._may_have_claimed = try_number > 1 if may_have_claimed is None else may_have_claimed
         self._prefix = prefix
         self._now = now
-        self._refused: LedgerFailed | None = None
         self._meta: Meta | None = None
         self._first = 0
         self._next = 0
@@ -101,9 +82,10 @@ class TaskStateLedger:
 
     def begin(self, identity: Mapping[str, str]) -> bytes:
         """Record that this try began, after deciding what becomes of what earlier ones left."""
-        found = self._get(self._meta_key())
+        found = self._store.get(self._meta_key())
         meta = self._start(identity) if found is None else self._go_on(read_meta(found), identity)
         self._first = self._next = meta.segments
+        self.resumes = meta.segments > 0
         self._write_meta(replace(meta, tries=[*meta.tries, self._try_number]))
         return unpack(meta.key)
 
@@ -114,7 +96,12 @@ class TaskStateLedger:
             for batch in self._read_segment(meta, index):
                 yield batch.read(index)
 
-    def commit(self, settled: Sequence[Settlement], wanted: Sequence[Wanted]) -> list[Claim]:
+    def commit(
+        self,
+        settled: Sequence[Settlement],
+        wanted: Sequence[Wanted],
+        upcoming: Sequence[Sequence[bytes]] = (),  # noqa: ARG002 -- the interface's; nothing is written in advance
+    ) -> list[Claim]:
         """Write each segment that changes, once; every claim is won.
 
         The recipients of `earlier` are the caller's to leave out: a million
@@ -129,7 +116,7 @@ class TaskStateLedger:
         try:
             # Settlements before claims: cut off between two writes, no more is in doubt than was in flight.
             for index in sorted(changed):
-                self._set(self._segment_key(meta, index), write_segment(changed[index]))
+                self._store.set(self._segment_key(meta, index), write_segment(changed[index]))
                 self._install(index, changed[index])
         except BaseException:
             self._forget(wanted)
@@ -145,9 +132,9 @@ class TaskStateLedger:
     def _start(self, identity: Mapping[str, str]) -> Meta:
         """Return the meta data of a send that has none, if it may have none."""
         cleared = self._max_tries != self._retries
-        if self._may_have_begun:
+        if self._may_have_claimed:
             # To a try that was replaced, the record looks as if it were not there: only a write tells.
-            self._call(self._store.delete, self._meta_key())
+            self._store.delete(self._meta_key())
             if not cleared:
                 raise StateLost(
                     f"This is try {self._try_number}, and the record of the earlier ones is gone from Airflow's task "
@@ -187,7 +174,7 @@ class TaskStateLedger:
         fresh = self._new(identity)
         self._write_meta(fresh)
         for index in range(meta.segments):
-            self._call(self._store.delete, self._segment_key(meta, index))
+            self._store.delete(self._segment_key(meta, index))
         return fresh
 
     def _new(self, identity: Mapping[str, str]) -> Meta:
@@ -281,8 +268,8 @@ class TaskStateLedger:
     # Reading and writing
 
     def _began(self) -> Meta:
-        if self._refused:
-            raise self._refused
+        if self._store.refused:
+            raise self._store.refused
         if self._meta is None:
             raise LedgerFailed("`begin` comes first")
         return self._meta
@@ -290,7 +277,7 @@ class TaskStateLedger:
     def _count(self, meta: Meta) -> int:
         """Return how many segments there are: those that *meta* knows, and what was written after it."""
         count = meta.segments
-        while self._get(self._segment_key(meta, count)) is not None:
+        while self._store.get(self._segment_key(meta, count)) is not None:
             count += 1
         return count
 
@@ -301,10 +288,10 @@ class TaskStateLedger:
 
     def _read_segment(self, meta: Meta, index: int) -> Iterator[Batch]:
         key = self._segment_key(meta, index)
-        text = self._get(key)
+        text = self._store.get(key)
         if text is None:
             # To a try that was replaced, the record looks as if it were not there: only a write tells.
-            self._call(self._store.delete, key)
+            self._store.delete(key)
             raise StateLost(
                 f"A part of the record of earlier tries is gone from Airflow's task state store, {DESTROYED}. If "
                 'everybody may be pushed again, set on_clear="restart" and clear the task; a ledger_conn_id '
@@ -319,54 +306,5 @@ class TaskStateLedger:
         return f"{self._prefix}/{meta.generation}/{index:05d}"
 
     def _write_meta(self, meta: Meta) -> None:
-        self._set(self._meta_key(), write_meta(meta))
+        self._store.set(self._meta_key(), write_meta(meta))
         self._meta = meta
-
-    def _get(self, key: str) -> str | None:
-        value = self._call(self._store.get, key)
-        if value is None or isinstance(value, str):
-            return value
-        raise LedgerFailed(f"Airflow's task state store holds something else than ours under {key}")
-
-    def _set(self, key: str, value: str) -> None:
-        self._call(self._store.set, key, value, retention=self._retention)
-
-    def _call(self, function: Callable[..., T], *args: str, **kwargs: timedelta | None) -> T:
-        """Call the store, and name what goes wrong.
-
-        A call that ends without an answer may leave one behind, which the next
-        call would take for its own: after it, nothing is certain any more.
-        """
-        if self._refused:
-            raise self._refused
-        try:
-            return function(*args, **kwargs)
-        except BaseException as error:
-            if _status(error) in REPLACED:
-                self._refused = Fenced(
-                    "Airflow refuses this try's writes: another try of the task has taken its place, or it was cleared"
-                )
-                raise self._refused from error
-            failure = LedgerFailed(f"Airflow's task state store failed ({type(error).__name__}): {error}")
-            if not _is_answer(error):
-                self._refused = failure
-            if isinstance(error, Exception):
-                raise failure from error
-            raise
-
-
-def _is_answer(error: BaseException) -> bool:
-    """Tell an error that the store answered with from one that came instead of its answer."""
-    return hasattr(error, "error") or hasattr(error, "response")
-
-
-def _status(error: BaseException) -> object:
-    """Return the HTTP status that *error* carries.
-
-    Airflow raises an AirflowRuntimeError with the status in its details; under
-    `dag.test`, the client's own error with the response itself.
-    """
-    detail = getattr(getattr(error, "error", None), "detail", None)
-    if isinstance(detail, Mapping):
-        return detail.get("status_code")
-    return getattr(getattr(error, "response", None), "status_code", None)

@@ -6,29 +6,30 @@ from typing import Literal
 OnClear = Literal["resume", "restart"]
 """What a person's clear means: go on where it stopped, or forget this task's own claims."""
 
-MARK = "responsys_began"
-"""The XCom key that a try pushes when `Ledger.begin` has returned, or has raised `StateLost`.
+BEGAN = "responsys_began"
+"""The XCom key of a try that reached ``execute``, and has certainly claimed nothing so far."""
 
-Airflow tells each try, in ``xcom_keys_to_clear``, which XComs the earlier ones
-left, and deletes them before ``execute``: a mark that outlives a lost ledger.
-It must be there before anything is sent, and stay there after a refusal.
-"""
+CLAIMED = "responsys_may_have_claimed"
+"""The XCom key of a try that may have claimed recipients, or that may come after one that did."""
 
 
-def may_have_begun(*, try_number: int, left: Collection[str] | None, remembers: bool) -> bool:
-    """Tell whether an earlier try may have reached ``execute``.
+def may_have_claimed(*, try_number: int, max_tries: int, retries: int, left: Collection[str] | None) -> bool:
+    """Return whether an earlier try may have claimed recipients, whatever the ledger says.
 
     *left* are the XCom keys that Airflow found when this try started, None where
-    that is unknown. Airflow deletes them before ``execute``: what try 1 left,
-    a try 2 that died on its way there has taken from try 3. So from try 3 on a
-    missing mark proves something only beside a missing record that no crash and
-    no clear can have removed: *remembers*.
+    that is unknown. Airflow deletes them before ``execute``, so each try pushes
+    the mark that it found again. Without a mark, only the first try and an
+    automatic second one (*max_tries* is *retries*: nobody cleared the task) are
+    certain: a second try that died before ``execute`` has taken the mark of the
+    first one from the third, and housekeeping may have removed it before a clear.
     """
-    if try_number == 1:
-        return False
-    if left is None or MARK in left:
+    if left is None:
+        return try_number > 1
+    if CLAIMED in left:
         return True
-    return try_number > 2 and not remembers  # noqa: PLR2004 -- the first try that has two before it
+    if BEGAN in left:
+        return False
+    return try_number > 1 and not (try_number == 2 and max_tries == retries)  # noqa: PLR2004 -- the second try
 
 
 def changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
@@ -36,7 +37,7 @@ def changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     names = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
     changed = ", ".join(f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in names)
     return (
-        f"{changed}: an earlier try claimed recipients under other settings, so nobody could tell whom it pushed, and "
+        f"{changed}: an earlier try claimed recipients under other settings, so the two lists can't be compared, and "
         'nothing is sent. Set them back; or, if everybody may be pushed again, set on_clear="restart" and clear the '
         "task."
     )

@@ -58,6 +58,11 @@ class Account:
     poll_requests_per_minute: int | None = None
     dry_run: bool = False
 
+    @property
+    def name(self) -> str:
+        """Return what tells this account from others: its API user and its host."""
+        return f"{self.login} at {self.host}"
+
 
 def account_from(
     *,

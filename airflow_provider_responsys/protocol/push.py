@@ -10,7 +10,7 @@ from airflow_provider_responsys.errors import InDoubt, InvalidSettings
 from airflow_provider_responsys.protocol.account import Account, Family, push_path
 from airflow_provider_responsys.protocol.call import call
 from airflow_provider_responsys.protocol.codes import decoded, envelope_of, submission_error
-from airflow_provider_responsys.protocol.wire import JSON, Conversation, Request, Response
+from airflow_provider_responsys.protocol.wire import JSON, Conversation, Request, Response, tracked
 
 MAX_RECIPIENTS = 200  # Push page, and Async guide, RECIPIENT_LIMIT_EXCEEDED
 MAX_BODY = 10 * 1000 * 1000  # Error page: 10 MB, above which the connection is dropped; the smaller reading of MB
@@ -35,6 +35,14 @@ class Push:
     message_expiration: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """Responsys queued a request as *request_id*; *correlation_id* names the answer, for Oracle's support."""
+
+    request_id: str
+    correlation_id: str = ""
+
+
 def check_campaign(name: str) -> None:
     """Raise `InvalidSettings` if no campaign can have this *name*."""
     if not name.strip():
@@ -47,7 +55,7 @@ def check_campaign(name: str) -> None:
         )
 
 
-def push_request(family: Family, push: Push, bodies: Sequence[str]) -> Request:
+def push_request(family: Family, push: Push, bodies: Sequence[str], tracking_id: str = "") -> Request:
     """Build the request that pushes to the recipients whose JSON objects are *bodies*."""
     check_campaign(push.campaign)
     if not 0 < len(bodies) <= MAX_RECIPIENTS:
@@ -59,7 +67,7 @@ def push_request(family: Family, push: Push, bodies: Sequence[str]) -> Request:
         raise InvalidSettings("a recipient's data is not escaped as ASCII") from None
     if len(body) > MAX_BODY:
         raise InvalidSettings(f"a request of {len(body)} bytes: Responsys takes {MAX_BODY}")
-    headers = (("Content-Type", JSON), *_expiration(family, push))
+    headers = (("Content-Type", JSON), *_expiration(family, push), *tracked(tracking_id))
     return Request("POST", push_path(family, push.campaign), body=body, headers=headers, fresh=True)
 
 
@@ -68,27 +76,29 @@ def overhead(push: Push) -> int:
     return len(HEAD) + len(_tail(push))
 
 
-def submit(account: Account, push: Push, bodies: Sequence[str]) -> Conversation[str]:
-    """Push to the recipients of *bodies* and return the request id.
+def submit(account: Account, push: Push, bodies: Sequence[str], *, tracking_id: str = "") -> Conversation[Acceptance]:
+    """Push to the recipients of *bodies* and return the acceptance.
+
+    *tracking_id* is sent as ``X-Request-Id``.
 
     Raises a `NotAccepted` where nobody was pushed, an `InDoubt` where they may have been.
     """
     read = partial(
         submission_error, what=f"{account.host}: the push of campaign {push.campaign!r}", campaign=push.campaign
     )
-    response = yield from call(account, push_request(account.family, push, bodies), read=read)
+    response = yield from call(account, push_request(account.family, push, bodies, tracking_id), read=read)
     return read_acceptance(response)
 
 
-def read_acceptance(response: Response) -> str:
-    """Return the request id in *response*; without one, raise what that means."""
+def read_acceptance(response: Response) -> Acceptance:
+    """Return the acceptance in *response*; without a request id, raise what that means."""
     if envelope_of(response):
         raise submission_error(response, what="the push")
     answer = decoded(response)
     request_id = answer.get("requestId") if isinstance(answer, dict) else None
     if not isinstance(request_id, str) or not REQUEST_ID.fullmatch(request_id):
         raise InDoubt(f"the push was answered with HTTP {response.status} and no request id", status=response.status)
-    return request_id
+    return Acceptance(request_id, response.correlation_id)
 
 
 def _tail(push: Push) -> str:

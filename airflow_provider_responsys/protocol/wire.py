@@ -47,6 +47,11 @@ class Request:
         return replace(self, host=host, authorization=token.value)
 
 
+def tracked(tracking_id: str) -> tuple[tuple[str, str], ...]:
+    """Return the headers with which Responsys and its support can name a request (What's new in 26C)."""
+    return (("X-Request-Id", tracking_id),) if tracking_id else ()
+
+
 @dataclass(frozen=True, slots=True)
 class Response:
     """One HTTP answer, read to its end. *correlation_id* is Responsys' own, for its support."""

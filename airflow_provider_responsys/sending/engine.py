@@ -162,10 +162,10 @@ class Engine:
         self.tries.update(dict.fromkeys(again, 2))
         self.more = more
 
-    def accepted(self, number: int, request_id: str, now: float) -> None:
+    def accepted(self, number: int, request_id: str, now: float, correlation_id: str = "") -> None:
         """Responsys queued *number*: the sky is clear."""
         posted = self._answered(number, now)
-        self.answers.append(Accepted(number, request_id))
+        self.answers.append(Accepted(number, request_id, correlation_id))
         self.pace.accepted(posted, now)
         self.cautious = False
         self.troubled_since = None

@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from airflow_provider_responsys.errors import InDoubt, LedgerFailed, NotAccepted, ResponsysError, SourceFailed
 from airflow_provider_responsys.ledger.interface import Accepted, Earlier, Holder, Ledger, Wanted
+from airflow_provider_responsys.protocol.push import Acceptance
 from airflow_provider_responsys.recipients.spool import Batch
 from airflow_provider_responsys.sending.engine import Commit, Delivery, Done, Engine, Post, Probe, Wait
 from airflow_provider_responsys.sending.progress import Observer, Progress, Speed
@@ -29,6 +30,7 @@ class Answered:
 
     number: int
     request_id: str
+    correlation_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,8 @@ class Doubt:
     size: int
     reason: str
     fingerprints: Sequence[bytes] = field(default=(), repr=False)
+    batch_id: int = 0
+    """What its request carried as ``X-Request-Id``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +155,7 @@ class Run:
     """One send, from the first claim to the last settlement.
 
     *repeats* are sent before the *source*, whose recipients alone *total* counts.
-    *post* sends one batch's bodies and returns the request id, on any thread;
+    *post* sends one batch's bodies under its id and returns the acceptance, on any thread;
     *probe* is the harmless read. Both raise `ResponsysError`. *observer* is told
     what happens.
     """
@@ -164,7 +168,7 @@ class Run:
         *,
         repeats: Sequence[Due] = (),
         ledger: Ledger,
-        post: Callable[[tuple[str, ...]], str],
+        post: Callable[[int, tuple[str, ...]], Acceptance],
         probe: Callable[[], None],
         inbox: Inbox,
         observer: Observer | None = None,
@@ -181,6 +185,8 @@ class Run:
         self._clock = clock
         self._numbers = itertools.count(1)
         self._claimed: dict[int, Batch] = {}
+        self._ids: dict[int, int] = {}
+        """The id of each batch, by its number."""
         self._inherited: set[int] = set()
         """Those that an earlier try left in doubt, and this one has not sent yet."""
         self._began = clock()
@@ -214,7 +220,7 @@ class Run:
                 case Post(numbers):
                     self._inherited.difference_update(numbers)
                     for number in numbers:
-                        pool.submit(self._post_one, number, self._claimed[number].bodies)
+                        pool.submit(self._post_one, number, self._ids[number], self._claimed[number].bodies)
                 case Probe():
                     pool.submit(self._probe_once)
                 case Wait(until):
@@ -223,6 +229,7 @@ class Run:
     def _commit(self, commit: Commit) -> None:
         dues = {next(self._numbers): due for due in self._take(commit.claim)}
         wanted = [Wanted(number, due.batch.fingerprints, due.doubt) for number, due in dues.items()]
+        self._ids.update((want.number, want.batch_id) for want in wanted)
         try:
             claims = self._ledger.commit(commit.settle, wanted)
         except LedgerFailed as error:
@@ -265,12 +272,12 @@ class Run:
     def _take_in(self, event: Event) -> None:
         now = self._clock()
         match event:
-            case Answered(number, request_id):
+            case Answered(number, request_id, correlation_id):
                 batch = self._claimed.pop(number)
                 self.report.accepted += len(batch)
                 self.report.request_ids.append(request_id)
                 self._observer.accepted(len(batch))
-                self.engine.accepted(number, request_id, now)
+                self.engine.accepted(number, request_id, now, correlation_id)
             case Failed(number, error):
                 self._failed(number, error, now)
             case Probed(error):
@@ -320,7 +327,7 @@ class Run:
         return report
 
     def _doubt(self, number: int, batch: Batch, reason: str) -> None:
-        self.report.doubts.append(Doubt(f"batch {number}", len(batch), reason, batch.fingerprints))
+        self.report.doubts.append(Doubt(f"batch {number}", len(batch), reason, batch.fingerprints, self._ids[number]))
         self._observer.in_doubt(len(batch))
 
     def _left_over(self, label: str, batch: Batch) -> None:
@@ -357,9 +364,10 @@ class Run:
 
     # On the pool's threads
 
-    def _post_one(self, number: int, bodies: tuple[str, ...]) -> None:
+    def _post_one(self, number: int, batch_id: int, bodies: tuple[str, ...]) -> None:
         try:
-            self._inbox.put(Answered(number, self._post(bodies)))
+            acceptance = self._post(batch_id, bodies)
+            self._inbox.put(Answered(number, acceptance.request_id, acceptance.correlation_id))
         except ResponsysError as error:
             self._inbox.put(Failed(number, error))
         except BaseException as error:

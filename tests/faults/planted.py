@@ -269,10 +269,10 @@ def _read_half(trap: Trap) -> None:
 def _xcom(trap: Trap) -> None:
     from airflow.sdk.execution_time import task_runner  # noqa: PLC0415 -- only tasks that run have it
 
-    from airflow_provider_responsys.ledger.tries import MARK  # noqa: PLC0415 -- the same
+    from airflow_provider_responsys.ledger.tries import BEGAN, CLAIMED  # noqa: PLC0415 -- the same
 
     def push(real: Callable[..., Any], ti: Any, key: str, value: Any, **kwargs: Any) -> None:
-        if key != MARK:
+        if key not in (BEGAN, CLAIMED):
             trap.spring()
         real(ti, key, value, **kwargs)
 

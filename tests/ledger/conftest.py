@@ -35,7 +35,7 @@ class Place(Protocol):
         *,
         max_tries: int = 3,
         on_clear: OnClear = "resume",
-        may_have_begun: bool | None = None,
+        may_have_claimed: bool | None = None,
     ) -> Ledger:
         """Return the ledger as try *try_number* gets it; tries before it may still be alive."""
 
@@ -125,7 +125,7 @@ class TaskStatePlace:
         *,
         max_tries: int = 3,
         on_clear: OnClear = "resume",
-        may_have_begun: bool | None = None,
+        may_have_claimed: bool | None = None,
     ) -> TaskStateLedger:
         """Give the try a new accessor."""
         return TaskStateLedger(
@@ -134,7 +134,7 @@ class TaskStatePlace:
             max_tries=max_tries,
             retries=3,
             on_clear=on_clear,
-            may_have_begun=may_have_begun,
+            may_have_claimed=may_have_claimed,
             retention=timedelta.max,
             now=lambda: self.now,
         )
@@ -174,7 +174,7 @@ class SqlPlace:
         *,
         max_tries: int = 3,
         on_clear: OnClear = "resume",
-        may_have_begun: bool | None = None,
+        may_have_claimed: bool | None = None,
         owner: str = "dag, task, run, -1",
         send_key: str = "autumn",
         instance_id: str | None = None,
@@ -191,7 +191,7 @@ class SqlPlace:
             retries=3,
             instance_id=str(uuid7()) if instance_id is None else instance_id,
             on_clear=on_clear,
-            may_have_begun=may_have_begun,
+            may_have_claimed=may_have_claimed,
             answer_within=answer_within,
             now=lambda: self.now,
             sleep=sleep,

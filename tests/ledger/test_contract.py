@@ -292,7 +292,7 @@ def test_lost_state_fails_closed(place: Place) -> None:
 
 def test_a_try_that_died_before_execute_lost_nothing(place: Place) -> None:
     """It left no record because it did nothing."""
-    second = begun(place.open(2, may_have_begun=False))
+    second = begun(place.open(2, may_have_claimed=False))
 
     assert second.commit([], [Wanted(1, people(0))]) == [Claim(1)]
     assert left(begun(place.open(3))) == {"try 2, batch 1": (people(0), None)}
@@ -419,7 +419,7 @@ def test_a_try_that_begins_after_its_successor_is_refused(place: Place, number: 
     for before in range(1, number):
         begun(place.open(before))
     late = place.open(number, on_clear=on_clear)
-    next_one = begun(place.open(number + 1, max_tries=5, on_clear=on_clear, may_have_begun=number > 1))
+    next_one = begun(place.open(number + 1, max_tries=5, on_clear=on_clear, may_have_claimed=number > 1))
     next_one.commit([], [Wanted(1, people(0))])
     successor = begun(place.open(number + 2, max_tries=5, on_clear=on_clear))
     [before_it] = successor.earlier()

@@ -34,6 +34,6 @@ def test_refuses_a_second_try_and_says_what_to_set() -> None:
 
 def test_serves_a_second_try_after_one_that_never_began() -> None:
     """That one died before `execute`, and pushed nobody."""
-    ledger = MemoryLedger(try_number=2, may_have_begun=False)
+    ledger = MemoryLedger(try_number=2, may_have_claimed=False)
 
     assert ledger.begin(IDENTITY)

@@ -393,7 +393,7 @@ def test_taking_over_does_not_deadlock(database: SqlPlace, no_second_attempt: Ca
 def test_a_run_made_anew_under_its_old_name_goes_on(database: SqlPlace) -> None:
     """Its tries are counted from 1 again; a try of the deleted run that begins now is refused."""
     late = database.open(1)
-    begun(database.open(2, may_have_begun=False)).commit([], [Wanted(1, people(0))])
+    begun(database.open(2, may_have_claimed=False)).commit([], [Wanted(1, people(0))])
 
     anew = begun(database.open(1))
     with pytest.raises(Fenced):
@@ -425,9 +425,9 @@ def test_an_empty_file_on_a_later_try_fails_closed(sqlite: SqlPlace) -> None:
 def test_a_file_is_never_believed_to_have_been_empty_from_the_third_try_on(sqlite: SqlPlace) -> None:
     """Try 1 ran on another worker, try 2 died on its way and took the mark of try 1 with it."""
     with pytest.raises(StateLost):
-        begun(sqlite.open(3, may_have_begun=False))
+        begun(sqlite.open(3, may_have_claimed=False))
 
-    begun(sqlite.open(2, may_have_begun=False, owner=OTHER_TASK))
+    begun(sqlite.open(2, may_have_claimed=False, owner=OTHER_TASK))
 
 
 def test_a_try_that_runs_while_its_record_is_pruned_is_stopped(database: SqlPlace) -> None:

@@ -159,7 +159,7 @@ def test_a_replaced_try_is_fenced_for_good(task_state: TaskStatePlace) -> None:
 def test_a_replaced_try_that_begins_late_is_fenced(task_state: TaskStatePlace) -> None:
     """It reads nothing, but its first write is refused."""
     late = task_state.open(1)
-    task_state.open(2, may_have_begun=False).begin(IDENTITY)
+    task_state.open(2, may_have_claimed=False).begin(IDENTITY)
 
     with pytest.raises(Fenced):
         late.begin(IDENTITY)
@@ -325,7 +325,7 @@ def test_a_task_cleared_before_it_began_just_begins(
     task_state: TaskStatePlace, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nothing is forgotten, so nothing is announced."""
-    ledger = task_state.open(2, max_tries=4, may_have_begun=False)
+    ledger = task_state.open(2, max_tries=4, may_have_claimed=False)
 
     ledger.begin(IDENTITY)
 
@@ -369,7 +369,7 @@ def test_a_record_of_another_kind_fails_closed(task_state: TaskStatePlace) -> No
     """The same, with a value that is no text."""
     task_state.airflow.rows["responsys/meta"] = {"version": 1}
 
-    with pytest.raises(LedgerFailed, match="something else"):
+    with pytest.raises(LedgerFailed, match="this provider did not write"):
         task_state.open(1).begin(IDENTITY)
 
 

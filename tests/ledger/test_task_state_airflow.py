@@ -9,7 +9,7 @@ import pytest
 from airflow_provider_responsys.errors import Fenced, StateLost
 from airflow_provider_responsys.ledger.interface import FINGERPRINT_BYTES, Accepted, Released, Wanted
 from airflow_provider_responsys.ledger.task_state import TaskStateLedger
-from airflow_provider_responsys.ledger.tries import MARK, may_have_begun
+from airflow_provider_responsys.ledger.tries import CLAIMED, may_have_claimed
 from tests.ledger.conftest import IDENTITY
 
 airflow_sdk = pytest.importorskip("airflow.sdk", exc_type=ImportError)
@@ -53,10 +53,11 @@ def open_ledger(context: Any) -> TaskStateLedger:
         try_number=ti.try_number,
         max_tries=ti.max_tries,
         retries=task.retries,
-        may_have_begun=may_have_begun(
+        may_have_claimed=may_have_claimed(
             try_number=ti.try_number,
+            max_tries=ti.max_tries,
+            retries=task.retries,
             left=ti._ti_context_from_server.xcom_keys_to_clear,
-            remembers=ti.max_tries == task.retries,
         ),
         retention=airflow_sdk.NEVER_EXPIRE,
     )
@@ -104,7 +105,7 @@ def test_a_try_that_begins_after_its_successor_is_refused(run_dag: Callable[[Any
 
     class Push(airflow_sdk.BaseOperator):  # type: ignore[misc, name-defined]  # importorskip gives Any
         def execute(self, context: Any) -> None:
-            context["ti"].xcom_push(MARK, context["ti"].try_number)
+            context["ti"].xcom_push(CLAIMED, context["ti"].try_number)
             ledgers.append(open_ledger(context))
             if context["ti"].try_number == 2:
                 raise RuntimeError("taken for dead")
@@ -149,7 +150,7 @@ def test_a_record_lost_after_a_mark_fails_closed(run_dag: Callable[[Any], Any]) 
     class Push(airflow_sdk.BaseOperator):  # type: ignore[misc, name-defined]  # importorskip gives Any
         def execute(self, context: Any) -> None:
             ledger = open_ledger(context)
-            context["ti"].xcom_push(MARK, context["ti"].try_number)
+            context["ti"].xcom_push(CLAIMED, context["ti"].try_number)
             try:
                 ledger.begin(IDENTITY)
             except StateLost:

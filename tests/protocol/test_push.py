@@ -186,7 +186,7 @@ def test_the_pages_own_acceptance_is_read(documented: dict[str, Any], status: in
     """202 by the page, 200 by others."""
     body = json.dumps(documented["acceptance"]["body"]).encode()
 
-    assert read_acceptance(Response(status, body)) == "YjN1aWowOjoxNjQzOTUyMjI0"
+    assert read_acceptance(Response(status, body)).request_id == "YjN1aWowOjoxNjQzOTUyMjI0"
 
 
 @pytest.mark.parametrize(
@@ -220,9 +220,9 @@ def test_a_submission_returns_the_request_id(drive: "Drive", account: Account) -
     """One request, signed, on the account's host."""
     line = drive(ACCEPTED)
 
-    request_id = line.run(submit(account, SUMMER, [ONE]))
+    acceptance = line.run(submit(account, SUMMER, [ONE]))
 
-    assert request_id == "YjN1aWowOjoxNjQzOTUyMjI0"
+    assert acceptance.request_id == "YjN1aWowOjoxNjQzOTUyMjI0"
     (request,) = line.script.asked
     assert request.url == f"{account.host}/rest/haAsyncApi/v1.3/campaigns/Summer_Push/push"
     assert request.authorization == "E0"

@@ -26,6 +26,7 @@ from airflow_provider_responsys.errors import (
 from airflow_provider_responsys.ledger.interface import Accepted, Claim, Earlier, Holder, Settlement, Wanted
 from airflow_provider_responsys.ledger.memory import MemoryLedger
 from airflow_provider_responsys.protocol.pace import Pace
+from airflow_provider_responsys.protocol.push import Acceptance
 from airflow_provider_responsys.recipients.fields import FieldSettings
 from airflow_provider_responsys.recipients.rows import from_sequence
 from airflow_provider_responsys.recipients.spool import Spool
@@ -57,7 +58,9 @@ class Ledger(MemoryLedger):
         self.doubts: list[tuple[int, Earlier]] = []
         self.thread = threading.get_ident()
 
-    def commit(self, settled: Sequence[Settlement], wanted: Sequence[Wanted]) -> list[Claim]:
+    def commit(
+        self, settled: Sequence[Settlement], wanted: Sequence[Wanted], upcoming: Sequence[Sequence[bytes]] = ()
+    ) -> list[Claim]:
         """Record, or fail as planned."""
         assert threading.get_ident() == self.thread, "a ledger is used from one thread"
         self.commits += 1
@@ -129,14 +132,14 @@ class Sender:
         """Return a time that runs a thousand times as fast as the real one."""
         return time.monotonic() * 1_000
 
-    def post(self, bodies: tuple[str, ...]) -> str:
+    def post(self, _: int, bodies: tuple[str, ...]) -> Acceptance:
         """Answer as scripted, then with acceptances."""
         with self.lock:
             answer = next(self.answers, "")
             if isinstance(answer, BaseException):
                 raise answer
             self.sent.update(bodies)
-            return answer or f"id-{next(self.ids)}"
+            return Acceptance(answer or f"id-{next(self.ids)}")
 
     def probe(self) -> None:
         """Count the harmless read."""
@@ -316,10 +319,10 @@ def test_repetitions_that_a_stopped_sender_did_not_come_to_are_in_doubt(spool: S
     sender = Sender(spool, repeats=in_doubt(spool), delivery=Delivery.AT_LEAST_ONCE)
     answer = sender.run._post
 
-    def post(bodies: tuple[str, ...]) -> str:
-        request_id = answer(bodies)
+    def post(batch_id: int, bodies: tuple[str, ...]) -> Acceptance:
+        acceptance = answer(batch_id, bodies)
         sender.inbox.put(Halt(NotAllSent("killed"), 100.0))
-        return request_id
+        return acceptance
 
     sender.run._post = post
     if not answers:
@@ -339,9 +342,11 @@ def test_a_repetition_that_was_taken_over_and_not_sent_is_in_doubt(spool: Spool)
     sender = Sender(spool, repeats=in_doubt(spool), delivery=Delivery.AT_LEAST_ONCE)
     commit = sender.ledger.commit
 
-    def interrupted(settled: Sequence[Settlement], wanted: Sequence[Wanted]) -> list[Claim]:
+    def interrupted(
+        settled: Sequence[Settlement], wanted: Sequence[Wanted], upcoming: Sequence[Sequence[bytes]] = ()
+    ) -> list[Claim]:
         sender.inbox.put(Halt(NotAllSent("killed"), 100.0))
-        return commit(settled, wanted)
+        return commit(settled, wanted, upcoming)
 
     sender.ledger.commit = interrupted  # type: ignore[method-assign]  # a signal comes when it comes
 
@@ -382,10 +387,10 @@ def test_a_halt_settles_what_came_back_and_leaves_the_rest(spool: Spool) -> None
     sender = Sender(spool, "id-a")
     answer = sender.run._post
 
-    def post(bodies: tuple[str, ...]) -> str:
-        request_id = answer(bodies)
+    def post(batch_id: int, bodies: tuple[str, ...]) -> Acceptance:
+        acceptance = answer(batch_id, bodies)
         sender.inbox.put(Halt(NotAllSent("killed"), 100.0))
-        return request_id
+        return acceptance
 
     sender.run._post = post
 
@@ -412,10 +417,10 @@ def test_what_does_not_answer_before_the_end_is_in_doubt(spool: Spool) -> None:
     answered = threading.Event()
     sender = Sender(spool)
 
-    def post(bodies: tuple[str, ...]) -> str:
+    def post(batch_id: int, bodies: tuple[str, ...]) -> Acceptance:
         sender.inbox.put(Halt(NotAllSent("killed"), 100.0))
         answered.wait(10)
-        return "too late"
+        return Acceptance("too late")
 
     sender.run._post = post
 
@@ -531,11 +536,11 @@ def test_an_observer_is_told_whom_a_stop_leaves_in_doubt(spool: Spool) -> None:
     gone = threading.Event()
     post = sender.post
 
-    def lost(bodies: tuple[str, ...]) -> str:
+    def lost(batch_id: int, bodies: tuple[str, ...]) -> Acceptance:
         if sender.sent:
             sender.inbox.put(Halt(NotAllSent("told to stop"), 0.0))
             gone.wait(5)
-        return post(bodies)
+        return post(batch_id, bodies)
 
     sender.run._post = lost
 

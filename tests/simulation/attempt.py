@@ -20,7 +20,9 @@ from airflow_provider_responsys.errors import (
     StateLost,
 )
 from airflow_provider_responsys.ledger.interface import Ledger
+from airflow_provider_responsys.ledger.marked import MarkedLedger
 from airflow_provider_responsys.protocol.pace import Pace
+from airflow_provider_responsys.protocol.push import Acceptance
 from airflow_provider_responsys.recipients.spool import Batch, Spool
 from airflow_provider_responsys.sending.engine import Action, Delivery, Engine, Limits, Wait
 from airflow_provider_responsys.sending.outcome import Resumed, Sent
@@ -128,7 +130,7 @@ class Flight:
     @property
     def recipients(self) -> list[int]:
         """Who is posted to."""
-        return [int(body) for body in cast("tuple[str, ...]", self.args[1])]
+        return [int(body) for body in cast("tuple[str, ...]", self.args[2])]
 
 
 @dataclass(slots=True, eq=False)
@@ -142,7 +144,7 @@ class Attempt:
     generation: int
     """How often the task had been restarted."""
     source: Sequence[int]
-    may_have_begun: bool
+    may_have_claimed: bool
     until: float | None = None
     outcome: Outcome | None = None
     sent: Sent | None = None
@@ -262,10 +264,10 @@ class Attempt:
         flights, self.flights = self.flights, []
         self.world.ended(self, flights)
 
-    def post(self, _: tuple[str, ...]) -> str:
+    def post(self, _: int, __: tuple[str, ...]) -> Acceptance:
         """Stand in for the wire."""
         if isinstance(self.answer, str):
-            return self.answer
+            return Acceptance(self.answer)
         raise self.answer
 
     def probe(self) -> None:
@@ -280,17 +282,16 @@ class Attempt:
 
     def _begin(self) -> None:
         world = self.world
-        self.ledger = world.store.open(self)
-        try:
-            key = self.ledger.begin(IDENTITY)
-        except StateLost:
-            self.task.mark = True
-            raise
-        if world.fault(2):
-            raise Killed
-        self.task.mark = True
+        self.ledger = MarkedLedger(world.store.open(self), push=self._mark, may_have_claimed=self.may_have_claimed)
+        key = self.ledger.begin(IDENTITY)
         self.reads = Rows(self.source, world.fingerprints(self.source, key))
         self.phase = "looks back"
+
+    def _mark(self, mark: str) -> None:
+        if self.world.fault(2):
+            raise Killed
+        if self.current:
+            self.task.mark = mark
 
     def _look_back(self) -> None:
         assert self.reads is not None

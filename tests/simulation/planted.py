@@ -21,15 +21,17 @@ class SettlesBeforeTheAnswer(Turnwise):
             self.answers.extend(Accepted(number, "soon") for number in action.numbers)
         return action
 
-    def accepted(self, number: int, request_id: str, now: float) -> None:
-        super().accepted(number, request_id, now)
+    def accepted(self, number: int, request_id: str, now: float, correlation_id: str = "") -> None:
+        super().accepted(number, request_id, now, correlation_id)
         self.answers.pop()
 
 
 class ClaimsLater(Record):
     """Writes each claim with the next commit: one write less for each batch."""
 
-    def commit(self, settled: Sequence[Settlement], wanted: Sequence[Wanted]) -> list[Claim]:
+    def commit(
+        self, settled: Sequence[Settlement], wanted: Sequence[Wanted], upcoming: Sequence[Sequence[bytes]] = ()
+    ) -> list[Claim]:
         late: Sequence[Wanted] = getattr(self, "late", ())
         self.late = wanted
         known = {want.number for want in late} | set(self._places)
@@ -43,7 +45,9 @@ class ClaimsLaterInSql(SqlModel):
 
     late: Sequence[Wanted] = ()
 
-    def commit(self, settled: Sequence[Settlement], wanted: Sequence[Wanted]) -> list[Claim]:
+    def commit(
+        self, settled: Sequence[Settlement], wanted: Sequence[Wanted], upcoming: Sequence[Sequence[bytes]] = ()
+    ) -> list[Claim]:
         late, self.late = self.late, wanted
         super().commit([], late)
         super().commit([answer for answer in settled if answer.number in self._open], [])

@@ -43,7 +43,7 @@ def _attempt(attempt: "Attempt", now: float) -> Hashable:
     return (
         *ended,
         attempt.source,
-        attempt.may_have_begun,
+        attempt.may_have_claimed,
         _from(attempt.until, now),
         tuple((flight.number, _from(flight.left_at, now)) for flight in attempt.flights),
         tuple(sorted(attempt.doubted)),
@@ -122,7 +122,7 @@ def _run(run: Run) -> Hashable:
 def _ledger(ledger: object) -> Hashable:
     if isinstance(ledger, TaskStateLedger):
         return (
-            type(ledger._refused),
+            type(ledger._store.refused),
             ledger._meta and ledger._meta.segments,
             ledger._first,
             ledger._next,

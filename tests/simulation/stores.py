@@ -117,7 +117,7 @@ class TaskStates:
             max_tries=attempt.max_tries,
             retries=self.world.setup.retries,
             on_clear=self.world.setup.on_clear,
-            may_have_begun=attempt.may_have_begun,
+            may_have_claimed=attempt.may_have_claimed,
             prefix=task.name,
             now=self.world.moment,
         )
@@ -193,6 +193,7 @@ class SqlModel:
     """What `SqlLedger` does, statement for statement, each transaction in one step."""
 
     durable = True
+    resumes = False
 
     def __init__(self, world: "World", tables: Tables, attempt: "Attempt") -> None:
         self._world = world
@@ -216,7 +217,9 @@ class SqlModel:
             for row in self._of_earlier_tries()
         ]
 
-    def commit(self, settled: Sequence[Settlement], wanted: Sequence[Wanted]) -> list[Claim]:
+    def commit(
+        self, settled: Sequence[Settlement], wanted: Sequence[Wanted], upcoming: Sequence[Sequence[bytes]] = ()
+    ) -> list[Claim]:
         """Release by itself, take over by itself, then settle and claim in one transaction."""
         released = [self._open[answer.number] for answer in settled if not isinstance(answer, Accepted)]
         if released:
@@ -248,13 +251,14 @@ class SqlModel:
         restart = self._world.setup.on_clear == "restart"
         if last is None:
             cleared = attempt.max_tries != self._world.setup.retries
-            if attempt.may_have_begun and not (cleared and restart):
+            if attempt.may_have_claimed and not (cleared and restart):
                 raise StateLost("no record of the earlier tries")
         elif last != attempt.max_tries and restart:
             for row in tables.batches:
                 if row.attempt.task is attempt.task:
                     self._give_up(row)
                     row.forgotten = True
+        self.resumes = bool(self._of_earlier_tries())
         tables.tries.setdefault(self._task, []).append(attempt.number)
         tables.max_tries[self._task] = attempt.max_tries
 

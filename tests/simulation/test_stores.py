@@ -57,7 +57,7 @@ class Tries:
         task.number += 1
         if clear:
             task.max_tries = task.number
-        attempt = SimpleNamespace(task=task, number=task.number, max_tries=task.max_tries, may_have_begun=False)
+        attempt = SimpleNamespace(task=task, number=task.number, max_tries=task.max_tries, may_have_claimed=False)
         real = SqlLedger(
             create_engine(f"sqlite:///{self.path}"),
             send_key="autumn",
@@ -66,7 +66,7 @@ class Tries:
             max_tries=task.max_tries,
             retries=1,
             on_clear=self.on_clear,
-            may_have_begun=False,
+            may_have_claimed=False,
             now=lambda: EPOCH,
         )
         model = SqlModel(cast("Any", self.world), self.tables, cast("Attempt", attempt))

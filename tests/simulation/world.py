@@ -19,7 +19,7 @@ from airflow_provider_responsys.errors import (
     SendRefused,
     TryLater,
 )
-from airflow_provider_responsys.ledger.tries import OnClear, may_have_begun
+from airflow_provider_responsys.ledger.tries import OnClear, may_have_claimed
 from airflow_provider_responsys.sending.engine import Delivery
 from airflow_provider_responsys.sending.run import Run
 from tests.simulation.attempt import Attempt, Flight, Killed, Outcome, Turnwise
@@ -143,7 +143,7 @@ class Task:
     source: Sequence[int]
     max_tries: int
     attempts: list[Attempt] = field(default_factory=list)
-    mark: bool = False
+    mark: str | None = None
     """Whether the last try left its mark in XCom."""
     generation: int = 0
     """How often a person restarted it."""
@@ -416,11 +416,14 @@ class World:
         """Start the next try: the store refuses the writes of its predecessors from now on."""
         number = len(task.attempts) + 1
         source = self._source(task) if number > 1 else task.source
-        began = may_have_begun(
-            try_number=number, left=("responsys_began",) if task.mark else (), remembers=self.setup.on_clear == "resume"
+        began = may_have_claimed(
+            try_number=number,
+            max_tries=task.max_tries,
+            retries=self.setup.retries,
+            left=(task.mark,) if task.mark else (),
         )
-        task.mark = False
-        attempt = Attempt(self, task, number, task.max_tries, task.generation, source, may_have_begun=began)
+        task.mark = None
+        attempt = Attempt(self, task, number, task.max_tries, task.generation, source, may_have_claimed=began)
         for other in self.live:
             if self.setup.sql and other.task is task:
                 attempt.alone = False  # unlike Airflow's store, a database takes what a replaced try learns

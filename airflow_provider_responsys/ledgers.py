@@ -1,0 +1,107 @@
+"""From an Airflow connection, or none, to the ledger that remembers a send."""
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import BaseHook, conf
+
+from airflow_provider_responsys.errors import InvalidSettings
+from airflow_provider_responsys.ledger import tries
+from airflow_provider_responsys.ledger.interface import Ledger
+from airflow_provider_responsys.ledger.marked import MarkedLedger
+from airflow_provider_responsys.ledger.memory import MemoryLedger
+from airflow_provider_responsys.ledger.task_state import TaskStateLedger
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+    from sqlalchemy.engine import Engine
+
+
+def push_ledger(
+    context: "Context",
+    *,
+    retries: int,
+    on_clear: tries.OnClear,
+    send_key: str | None,
+    ledger_conn_id: str | None,
+    answer_within: float,
+) -> Ledger:
+    """Return the ledger of the task instance in *context*: SQL if there is a connection, else the task state store.
+
+    *answer_within* is in how many seconds each request is answered, or lost.
+    """
+    ti = context["ti"]
+    left = _left_by_earlier_tries(ti)
+    claimed = tries.may_have_claimed(try_number=ti.try_number, max_tries=ti.max_tries, retries=retries, left=left)
+    history: dict[str, Any] = {
+        "try_number": ti.try_number,
+        "max_tries": ti.max_tries,
+        "retries": retries,
+        "on_clear": on_clear,
+        "may_have_claimed": claimed,
+    }
+    return MarkedLedger(
+        _store(context, send_key, ledger_conn_id, answer_within, history),
+        push=lambda mark: ti.xcom_push(key=mark, value=ti.try_number),
+        may_have_claimed=claimed,
+    )
+
+
+def send_key_of(context: "Context", given: str | None) -> str:
+    """Return the name of the send: the one *given*, otherwise dag, task and run."""
+    ti = context["ti"]
+    return given or f"{ti.dag_id}/{ti.task_id}/{ti.run_id}"
+
+
+def ledger_conn_id_of(given: str | None) -> str | None:
+    """Return the connection of the SQL ledger: the one *given*, else the configured one, else none."""
+    return given or conf.get("responsys", "ledger_conn_id", fallback="") or None
+
+
+def ledger_engine(ledger_conn_id: str) -> "Engine":
+    """Return a new SQLAlchemy engine on the SQL ledger's database; whoever asks disposes of it."""
+    hook = BaseHook.get_connection(ledger_conn_id).get_hook()  # type: ignore[no-untyped-call]  # Airflow's own
+    if not hasattr(hook, "get_sqlalchemy_engine"):
+        raise InvalidSettings(
+            f"connection {ledger_conn_id!r} can't be the ledger: its hook knows no SQLAlchemy engine. "
+            "Use a SQLite, PostgreSQL or MySQL connection"
+        )
+    return hook.get_sqlalchemy_engine()  # type: ignore[no-any-return]  # Airflow's hooks are loosely typed
+
+
+def _store(
+    context: "Context",
+    send_key: str | None,
+    ledger_conn_id: str | None,
+    answer_within: float,
+    history: dict[str, Any],
+) -> Ledger:
+    """Return what is written to."""
+    ti = context["ti"]
+    store = context.get("task_state_store")
+    if conn_id := ledger_conn_id_of(ledger_conn_id):
+        from airflow_provider_responsys.ledger.sql import SqlLedger  # noqa: PLC0415 -- brings SQLAlchemy
+
+        return SqlLedger(
+            ledger_engine(conn_id),
+            send_key=send_key_of(context, send_key),
+            owner=f"{ti.dag_id}/{ti.task_id}/{ti.run_id}/{ti.map_index}",
+            instance_id=str(ti.id),
+            answer_within=answer_within,
+            **history,
+        )
+    if send_key:
+        raise InvalidSettings(
+            "send_key needs a SQL ledger: set ledger_conn_id, or [responsys] ledger_conn_id in Airflow's config"
+        )
+    if store is None:
+        return MemoryLedger(try_number=ti.try_number, may_have_claimed=history["may_have_claimed"])
+    from airflow.sdk import NEVER_EXPIRE  # type: ignore[attr-defined]  # noqa: PLC0415 -- 3.3+, not in its stub
+
+    return TaskStateLedger(store, retention=NEVER_EXPIRE, **history)
+
+
+def _left_by_earlier_tries(ti: Any) -> Collection[str] | None:
+    """Return the XCom keys that Airflow found when this try started, None where it does not say."""
+    server = getattr(ti, "_ti_context_from_server", None)
+    return None if server is None else server.xcom_keys_to_clear or ()
