@@ -98,7 +98,8 @@ def _store(
         return MemoryLedger(try_number=ti.try_number, may_have_claimed=history["may_have_claimed"])
     from airflow.sdk import NEVER_EXPIRE  # type: ignore[attr-defined]  # noqa: PLC0415 -- 3.3+, not in its stub
 
-    return TaskStateLedger(store, retention=NEVER_EXPIRE, **history)
+    by_position = ti.map_index is not None and ti.map_index >= 0
+    return TaskStateLedger(store, retention=NEVER_EXPIRE, by_position=by_position, **history)
 
 
 def _left_by_earlier_tries(ti: Any) -> Collection[str] | None:

@@ -48,6 +48,7 @@ from airflow_provider_responsys.recipients.spool import Spool
 from airflow_provider_responsys.sending.engine import Delivery, Engine, Limits
 from airflow_provider_responsys.sending.outcome import Resumed, Sent, doubt_lines
 from airflow_provider_responsys.sending.run import Doubt, Halt, Inbox, Report, Run
+from airflow_provider_responsys.sending.source import Spooled
 
 if TYPE_CHECKING:
     import jinja2
@@ -278,6 +279,7 @@ class TriggerPushOperator(BaseOperator):
         with Spool() as spool:
             self._fill(spool, key, settings)
             most = MAX_BODY - overhead(push)
+            ledger.compare(Spooled(spool, MAX_RECIPIENTS, most))
             take_out = partial(spool.take_out, max_recipients=MAX_RECIPIENTS, max_bytes=most)
             again = Delivery(self.delivery) is Delivery.AT_LEAST_ONCE
             resumed = Resumed.of(ledger.earlier(), spool, take_out if again else None)

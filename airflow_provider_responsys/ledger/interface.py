@@ -93,6 +93,16 @@ class Wanted:
     """What the batch is called outside of this try: its request's ``X-Request-Id``, and the id that people see."""
 
 
+class Source(Protocol):
+    """All recipients that a try read."""
+
+    def fingerprints(self) -> Iterable[Sequence[bytes]]:
+        """Yield the fingerprints of all of them, batch by batch as they may be sent."""
+
+    def strangers(self, known: Iterable[Sequence[bytes]]) -> int:
+        """Return how many of them are not among those *known*."""
+
+
 class Ledger(Protocol):
     """One send's record, seen from one try. Used from one thread."""
 
@@ -109,6 +119,12 @@ class Ledger(Protocol):
         ``list_type``, ``match_on``); raise `SettingsChanged` when an earlier try
         had others, `StateLost` when an earlier try must have left a record and
         there is none.
+        """
+
+    def compare(self, source: Source) -> None:
+        """Raise `SettingsChanged` where the record may be of another shard than *source*, all that this try read.
+
+        Called once, before `earlier` and the first claim.
         """
 
     def earlier(self) -> Iterable[Earlier]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from airflow_provider_responsys.ledger.interface import Claim, Earlier, Ledger, Settlement, Wanted
+from airflow_provider_responsys.ledger.interface import Claim, Earlier, Ledger, Settlement, Source, Wanted
 from airflow_provider_responsys.ledger.tries import BEGAN, CLAIMED
 
 
@@ -30,6 +30,10 @@ class MarkedLedger:
         if self.resumes:
             self._mark(CLAIMED)
         return key
+
+    def compare(self, source: Source) -> None:
+        """Let the ledger compare."""
+        self._ledger.compare(source)
 
     def earlier(self) -> Iterable[Earlier]:
         """Yield what the ledger yields."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from airflow_provider_responsys.errors import StateLost
 from airflow_provider_responsys.ledger.fingerprint import new_key
-from airflow_provider_responsys.ledger.interface import Claim, Earlier, Settlement, Wanted
+from airflow_provider_responsys.ledger.interface import Claim, Earlier, Settlement, Source, Wanted
 
 
 class MemoryLedger:
@@ -30,6 +30,9 @@ class MemoryLedger:
                 "which remembers by itself. That helps the next run; whom this one pushed, only Responsys can say."
             )
         return new_key()
+
+    def compare(self, source: Source) -> None:
+        """Do nothing: there is no record."""
 
     def earlier(self) -> Iterable[Earlier]:
         """Yield nothing: no earlier try got this far."""

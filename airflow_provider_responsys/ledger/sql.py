@@ -19,7 +19,7 @@ from sqlalchemy import Select, bindparam, delete, func, insert, select, update
 from sqlalchemy.engine import Connection, CursorResult, Engine
 
 from airflow_provider_responsys.errors import Fenced, LedgerFailed, SettingsChanged, StateLost
-from airflow_provider_responsys.ledger.interface import Accepted, Claim, Earlier, Holder, Settlement, Wanted
+from airflow_provider_responsys.ledger.interface import Accepted, Claim, Earlier, Holder, Settlement, Source, Wanted
 from airflow_provider_responsys.ledger.sql_schema import (
     MYSQL,
     ClaimRow,
@@ -111,6 +111,9 @@ class SqlLedger:
         self._identity = json.dumps(dict(identity), sort_keys=True)
         self._send_id, self._try_id = self._database.attempt(lambda connection: self._begin(connection, now))
         return key
+
+    def compare(self, source: Source) -> None:
+        """Do nothing: a recipient is claimed once under a send key, whichever shard it is in."""
 
     def earlier(self) -> Iterator[Earlier]:
         """Yield the earlier tries' batches, a hundred in memory at a time."""

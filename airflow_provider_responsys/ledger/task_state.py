@@ -4,37 +4,45 @@ A new try gets a new task instance id, and the store refuses writes under the
 old one. So a try that was replaced can't claim anything any more, and what it
 had claimed is complete when its successor reads it.
 
-Keys: ``<prefix>/meta``, and ``<prefix>/<generation>/<segment>``, numbered without
-gaps. `task_record` has their values. A restart draws a new generation, in one write.
+Airflow gives up a write after some seconds and repeats it, and its API server may
+do the first copy much later; with a state store backend of the workers, values are
+also written where no task instance id is checked. So every key is written once and
+never with another content, and what is read is the union of the keys: `task_record`
+has their names and values.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from secrets import token_hex
+from hashlib import blake2b
 from typing import cast
 
 from airflow_provider_responsys.errors import LedgerFailed, SettingsChanged, StateLost
 from airflow_provider_responsys.ledger.fingerprint import new_key
-from airflow_provider_responsys.ledger.interface import Accepted, Claim, Earlier, Settlement, Wanted
+from airflow_provider_responsys.ledger.interface import Accepted, Claim, Earlier, Settlement, Source, Wanted
 from airflow_provider_responsys.ledger.state_store import StateStore, Store
+from airflow_provider_responsys.ledger.task_reader import Reader
 from airflow_provider_responsys.ledger.task_record import (
-    VERSION,
+    MAX_BATCHES,
+    MAX_COMMITS,
+    MAX_SUM,
+    MAX_VALUE,
+    NEVER,
     Batch,
-    Meta,
-    Segment,
-    has_room,
+    Entries,
+    People,
+    Start,
+    Where,
+    accept,
+    announce,
     pack,
-    read_meta,
-    read_segment,
+    release,
     unpack,
-    write_meta,
-    write_segment,
 )
 from airflow_provider_responsys.ledger.tries import OnClear, changes
 
-DESTROYED = "so nothing is sent: who was pushed can't be told any more"
+DESTROYED = "so nothing is sent: which recipients were pushed can't be told any more"
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +52,9 @@ class TaskStateLedger:
 
     *max_tries* is the task instance's, *retries* the task's: a person's clear,
     and nothing else, changes the first. *may_have_claimed* says whether an earlier
-    try may have reached ``execute`` (`tries.may_have_claimed` tells); unless told,
-    a later try assumes so. *retention* is how Airflow spells "for ever".
+    try may have claimed recipients (`tries.may_have_claimed` tells); unless told,
+    a later try assumes so. *retention* is how Airflow spells "for ever". *by_position*
+    says that the task is mapped: `compare` then looks at what the first try read.
     """
 
     durable = True
@@ -61,67 +70,83 @@ class TaskStateLedger:
         on_clear: OnClear = "resume",
         may_have_claimed: bool | None = None,
         retention: timedelta | None = None,
+        by_position: bool = False,
         prefix: str = "responsys",
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._store = StateStore(store, retention=retention)
+        self._reader = Reader(self._store, prefix, lost=self._lost)
         self._try_number = try_number
         self._max_tries = max_tries
         self._retries = retries
         self._on_clear = on_clear
         self._may_have_claimed = try_number > 1 if may_have_claimed is None else may_have_claimed
+        self._by_position = by_position
         self._prefix = prefix
         self._now = now
-        self._meta: Meta | None = None
-        self._first = 0
-        self._next = 0
-        self._segments: dict[int, Segment] = {}
-        """This try's segments that may be written again, by their number."""
-        self._places: dict[int, int] = {}
-        """The segment of each batch in them."""
+        self._where = Where(try_number, 0)
+        self._start: Start | None = None
+        self._written = Written()
 
     def begin(self, identity: Mapping[str, str]) -> bytes:
         """Record that this try began, after deciding what becomes of what earlier ones left."""
-        found = self._store.get(self._meta_key())
-        meta = self._start(identity) if found is None else self._go_on(read_meta(found), identity)
-        self._first = self._next = meta.segments
-        self.resumes = meta.segments > 0
-        self._write_meta(replace(meta, tries=[*meta.tries, self._try_number]))
-        return unpack(meta.key)
+        starts = self._reader.starts(self._try_number)
+        self._where = Where(self._try_number, sum(where.try_number == self._try_number for where in starts))
+        start = self._go_on(starts, identity) if starts else self._begin_first(identity)
+        self._set("try", None, start.write())
+        self._start = start
+        self.resumes = self._reader.has_claims
+        if start.since == self._where and starts:
+            self._tidy_up(starts)
+        return unpack(start.key)
+
+    def compare(self, source: Source) -> None:
+        """Where the record has a position and no name, let no recipient in whom its first try did not read.
+
+        Mapped tasks are known by their position in a list. When the list is made anew,
+        a recipient that another position pushed may come to this one.
+        """
+        if not self._by_position:
+            return
+        if not self.resumes:
+            self._announce(source.fingerprints())
+        elif strangers := source.strangers(self._reader.announced()):
+            raise SettingsChanged(
+                f"{strangers} recipients of this mapped task's source were not in the source of its first try. Another "
+                "map index may have pushed them, and Airflow's task state store knows mapped tasks by their position "
+                "only, so nothing is sent. Set ledger_conn_id, where one send_key serves all map indexes; or keep "
+                'the mapped list as it was; or, if all recipients may be pushed again, set on_clear="restart" and '
+                "clear the task."
+            )
 
     def earlier(self) -> Iterator[Earlier]:
-        """Yield the earlier tries' batches, one segment in memory at a time."""
-        meta = self._began()
-        for index in range(self._first):
-            for batch in self._read_segment(meta, index):
-                yield batch.read(index)
+        """Yield the earlier starts' batches, the fingerprints of a few keys in memory at a time."""
+        self._began()
+        return self._reader.earlier()
 
     def commit(
-        self,
-        settled: Sequence[Settlement],
-        wanted: Sequence[Wanted],
-        upcoming: Sequence[Sequence[bytes]] = (),  # noqa: ARG002 -- the interface's; nothing is written in advance
+        self, settled: Sequence[Settlement], wanted: Sequence[Wanted], upcoming: Sequence[Sequence[bytes]] = ()
     ) -> list[Claim]:
-        """Write each segment that changes, once; every claim is won.
+        """Write one key that says all of it, after the fingerprints where they are new; every claim is won.
 
         The recipients of `earlier` are the caller's to leave out: a million
         fingerprints have no place in memory.
         """
-        meta = self._began()
-        changed = self._settle(settled)
-        self._take_over([want for want in wanted if want.doubt], changed)
-        last = self._claim([want for want in wanted if not want.doubt], changed)
-        if last > self._next > meta.segments:
-            self._write_meta(replace(meta, segments=self._next))
+        self._began()
+        if not (settled or wanted):
+            return []
+        self._sum_up()
+        places = self._places([want.fingerprints for want in wanted], upcoming)
+        claims = [self._claim(want, place) for want, place in zip(wanted, places, strict=True)]
+        texts = [*self._written.texts_before(), *map(_settlement, settled), *(batch.claim() for batch in claims)]
+        number = self._written.take_number()
         try:
-            # Settlements before claims: cut off between two writes, no more is in doubt than was in flight.
-            for index in sorted(changed):
-                self._store.set(self._segment_key(meta, index), write_segment(changed[index]))
-                self._install(index, changed[index])
+            self._set("log", number, Entries(number, number, self._written.newest, texts).write())
         except BaseException:
-            self._forget(wanted)
+            # If the write is done nevertheless, the next one says that these were never sent.
+            self._written.unsent.extend(want.number for want in wanted)
             raise
-        self._drop_finished()
+        self._written.note(number, texts)
         return [Claim(want.number) for want in wanted]
 
     def close(self) -> None:
@@ -129,182 +154,212 @@ class TaskStateLedger:
 
     # What begin decides
 
-    def _start(self, identity: Mapping[str, str]) -> Meta:
-        """Return the meta data of a send that has none, if it may have none."""
-        cleared = self._max_tries != self._retries
+    def _begin_first(self, identity: Mapping[str, str]) -> Start:
+        """Return what to write where nothing is recorded, if there may be nothing."""
         if self._may_have_claimed:
-            # To a try that was replaced, the record looks as if it were not there: only a write tells.
-            self._store.delete(self._meta_key())
-            if not cleared:
+            self._check_fence()
+            if self._max_tries == self._retries:
                 raise StateLost(
                     f"This is try {self._try_number}, and the record of the earlier ones is gone from Airflow's task "
-                    f"state store (cleaned up, deleted, or expired), {DESTROYED}. If nobody was pushed, or all may be "
-                    'pushed again, set on_clear="restart" and clear the task; a ledger_conn_id survives clean-ups.'
+                    f"state store (cleaned up, deleted, or expired), {DESTROYED}. If all recipients may be pushed "
+                    'again, set on_clear="restart" and clear the task; a ledger_conn_id survives clean-ups.'
                 )
             if self._on_clear == "resume":
                 raise StateLost(
                     "The task was cleared, and its record is gone from Airflow's task state store (Airflow 3.4 drops "
-                    f"it on a clear unless told to keep it, as does clear_on_success), {DESTROYED}. If everybody may "
-                    'be pushed again, set on_clear="restart" and clear the task; a ledger_conn_id survives clears.'
+                    f"it on a clear unless told to keep it, as does clear_on_success), {DESTROYED}. If all recipients "
+                    'may be pushed again, set on_clear="restart" and clear the task; a ledger_conn_id survives clears.'
                 )
             log.warning(
-                'The task was cleared and on_clear is "restart": whom its earlier tries pushed is forgotten, and '
-                "everybody will be pushed, again where they were pushed before."
+                'The task was cleared and on_clear is "restart": the claims of its earlier tries are forgotten, and '
+                "all recipients are pushed, again where they were pushed before."
             )
-        return self._new(identity)
+            return Start(pack(self._new_key()), dict(identity), self._max_tries, since=self._where)
+        return Start(pack(self._new_key()), dict(identity), self._max_tries, since=NEVER)
 
-    def _go_on(self, found: Meta, identity: Mapping[str, str]) -> Meta:
-        """Return the meta data with which to continue, or start again, the send of *found*."""
-        meta = replace(found, segments=self._count(found))
-        if meta.max_tries != self._max_tries:
+    def _go_on(self, starts: Mapping[Where, Start], identity: Mapping[str, str]) -> Start:
+        """Return what to write to continue, or to start again, the send of *starts*."""
+        newest = starts[max(starts)]
+        if newest.max_tries != self._max_tries:
             if self._on_clear == "restart":
-                return self._restart(meta, identity)
-            log.info("The task was cleared; it goes on where it stopped, and pushes nobody again.")
-        if meta.identity != identity and next(self._read(meta, meta.segments), None):
-            raise SettingsChanged(changes(meta.identity, identity))
-        return replace(meta, identity=dict(identity), max_tries=self._max_tries)
+                return self._restart(starts, identity)
+            log.info("The task was cleared; it goes on where it stopped, and pushes no recipient again.")
+        since = max(start.since for start in starts.values())
+        self._check_seen(starts, since)
+        self._reader.read([where for where in sorted(starts) if where >= since])
+        made_with = self._reader.made_with() or newest
+        if made_with is not newest and made_with.identity != identity:
+            raise SettingsChanged(changes(made_with.identity, identity))
+        return Start(made_with.key, dict(identity), self._max_tries, since, self._reader.with_claims)
 
-    def _restart(self, meta: Meta, identity: Mapping[str, str]) -> Meta:
-        """Forget, in one write, what earlier tries claimed; then tidy up."""
+    def _check_seen(self, starts: Mapping[Where, Start], since: Where) -> None:
+        """Raise where a later start has seen claims of one that is gone: housekeeping by age takes the oldest first."""
+        for start in starts.values():
+            if any(where >= since and where not in starts for where in start.seen):
+                raise self._lost()
+
+    def _restart(self, starts: Mapping[Where, Start], identity: Mapping[str, str]) -> Start:
+        """Return what forgets, in one write, what earlier starts claimed."""
         log.warning(
-            'The task was cleared and on_clear is "restart": what its tries %s claimed is forgotten, and everybody '
-            "will be pushed, again where they were pushed before.",
-            ", ".join(map(str, meta.tries)),
+            'The task was cleared and on_clear is "restart": the claims of its tries %s are forgotten, and all '
+            "recipients are pushed, again where they were pushed before.",
+            ", ".join(map(str, sorted({where.try_number for where in starts}))),
         )
-        fresh = self._new(identity)
-        self._write_meta(fresh)
-        for index in range(meta.segments):
-            self._store.delete(self._segment_key(meta, index))
-        return fresh
+        return Start(pack(self._new_key()), dict(identity), self._max_tries, since=self._where)
 
-    def _new(self, identity: Mapping[str, str]) -> Meta:
-        return Meta(
-            version=VERSION,
-            generation=token_hex(4),
-            key=pack(new_key()),
-            identity=dict(identity),
-            tries=[],
-            max_tries=self._max_tries,
-            segments=0,
-        )
+    def _tidy_up(self, starts: Iterable[Where]) -> None:
+        """Remove the fingerprints that a restart forgot. What is left of them, or comes late, is never read."""
+        for where in starts:
+            if where < self._where:
+                number = 0
+                while self._store.get(key := where.key(self._prefix, "people", number)) is not None:
+                    self._store.delete(key)
+                    number += 1
 
-    # What commit decides
+    def _new_key(self) -> bytes:
+        return new_key()
 
-    def _settle(self, settled: Sequence[Settlement]) -> dict[int, dict[int, Batch]]:
-        """Return the segments that *settled* changes, changed."""
-        changed: dict[int, dict[int, Batch]] = {}
-        for settlement in settled:
-            index = self._places[settlement.number]
-            segment = changed.setdefault(index, dict(self._segments[index]))
-            if isinstance(settlement, Accepted):
-                segment[settlement.number] = replace(segment[settlement.number], request_id=settlement.request_id)
-            else:  # Released: it may be gone already, where a write that failed is tried again.
-                segment.pop(settlement.number, None)
-        return changed
+    # What commit writes
 
-    def _take_over(self, wanted: Sequence[Wanted], changed: dict[int, dict[int, Batch]]) -> None:
-        """Put *wanted* into *changed* where they stand as doubts: one write takes them out of the one, into the other.
+    def _announce(self, batches: Iterable[Sequence[bytes]]) -> None:
+        """Write the fingerprints of *batches*, which are all that this try read, before any of them is claimed."""
+        self._began()
+        waiting: deque[str] = deque()
+        for fingerprints in batches:
+            waiting.append(pack(b"".join(fingerprints)))
+            if len(waiting) == MAX_BATCHES:
+                self._write_people(waiting)
+        while waiting:
+            self._write_people(waiting)
+        self._written.announced = self._written.keys
 
-        A segment may then hold a few batches more: what a batch takes besides its fingerprints, it has room for.
-        """
-        for want in wanted:
-            index, *whose = cast("tuple[int, int, int]", want.doubt and want.doubt.place)
-            segment = changed.get(index) or self._segments.get(index) or self._segment_of_others(index)
-            taken = frozenset(want.fingerprints)
-            new: dict[int, Batch] = {}
-            for number, batch in segment.items():
-                left = batch
-                if [batch.try_number, batch.number] == whose:
-                    new[want.number] = self._batch(want)
-                    left = batch.without(taken)
-                if left.packed:
-                    new[number] = left
-            changed[index] = new
+    def _sum_up(self) -> None:
+        """Write again in one key what the last commits said, when they are many."""
+        if not self._written.is_long:
+            return
+        summary = self._written.summary()
+        self._set("sum", self._written.sums, summary.write())
+        self._written.summed_up(summary)
 
-    def _segment_of_others(self, index: int) -> Segment:
-        """Return what earlier tries left in segment *index*."""
-        return {-number: batch for number, batch in enumerate(self._read_segment(self._began(), index), 1)}
+    def _places(self, wanted: Sequence[Sequence[bytes]], upcoming: Sequence[Sequence[bytes]]) -> list[tuple[int, int]]:
+        """Return where the fingerprints of each batch stand, after writing those that are new, *upcoming* ones too."""
+        packed = [pack(b"".join(fingerprints)) for fingerprints in wanted]
+        new = deque(one for one in dict.fromkeys(packed) if _name(one) not in self._written.places)
+        if new:
+            wanted_yet = len(new)
+            ahead = dict.fromkeys(pack(b"".join(fingerprints)) for fingerprints in upcoming)
+            new.extend(one for one in ahead if one not in new and _name(one) not in self._written.places)
+            while wanted_yet > 0:
+                wanted_yet -= self._write_people(new)
+        return [self._written.places[_name(one)] for one in packed]
 
-    def _batch(self, want: Wanted) -> Batch:
+    def _write_people(self, waiting: deque[str]) -> int:
+        """Write the first of *waiting* in one key; return how many."""
+        start = self._began()
+        head = len(People(start.key, start.identity, ()).write())
+        taken: list[str] = []
+        size = head
+        while waiting and len(taken) < MAX_BATCHES and (not taken or size + len(waiting[0]) + 1 <= MAX_VALUE):
+            size += len(waiting[0]) + 1
+            taken.append(waiting.popleft())
+        key = self._written.take_key()
+        self._set("people", key, People(start.key, start.identity, taken).write())
+        self._written.places.update((_name(one), (key, place)) for place, one in enumerate(taken))
+        return len(taken)
+
+    def _claim(self, want: Wanted, place: tuple[int, int]) -> Batch:
+        doubt = cast("tuple[Where, int] | None", want.doubt and want.doubt.place)
         claimed_at = int(self._now().timestamp())
-        return Batch(self._try_number, want.number, claimed_at, "", pack(b"".join(want.fingerprints)))
-
-    def _claim(self, wanted: Sequence[Wanted], changed: dict[int, dict[int, Batch]]) -> int:
-        """Put *wanted* into *changed*; return the number of the segment after the last."""
-        following = self._next
-        for want in wanted:
-            batch = self._batch(want)
-            last = following - 1
-            segment = changed.get(last, self._segments.get(last)) if last >= self._first else None
-            if segment is None or not has_room(segment, batch):
-                following += 1
-                segment = {}
-            changed.setdefault(following - 1, dict(segment))[want.number] = batch
-        return following
-
-    def _install(self, index: int, segment: Segment) -> None:
-        """Take over what was written."""
-        self._segments[index] = segment
-        self._places.update(dict.fromkeys(segment, index))
-        self._next = max(self._next, index + 1)
-
-    def _forget(self, wanted: Sequence[Wanted]) -> None:
-        """Take claims back that will not be sent, so that the next write of their segment drops them."""
-        for want in wanted:
-            index = self._places.pop(want.number, None)
-            # What is taken over stays what it was: in doubt.
-            if index is not None and not want.doubt:
-                self._segments[index] = {n: b for n, b in self._segments[index].items() if n != want.number}
-
-    def _drop_finished(self) -> None:
-        """Keep no segment in memory that nothing will change any more."""
-        self._segments = {
-            index: segment
-            for index, segment in self._segments.items()
-            if index == self._next - 1 or not all(batch.request_id for batch in segment.values())
-        }
-        self._places = {number: index for number, index in self._places.items() if index in self._segments}
+        return Batch(want.number, want.batch_id, claimed_at, *place, moved_from=doubt)
 
     # Reading and writing
 
-    def _began(self) -> Meta:
+    def _began(self) -> Start:
         if self._store.refused:
             raise self._store.refused
-        if self._meta is None:
+        if self._start is None:
             raise LedgerFailed("`begin` comes first")
-        return self._meta
+        return self._start
 
-    def _count(self, meta: Meta) -> int:
-        """Return how many segments there are: those that *meta* knows, and what was written after it."""
-        count = meta.segments
-        while self._store.get(self._segment_key(meta, count)) is not None:
-            count += 1
-        return count
+    def _set(self, kind: str, number: int | None, value: str) -> None:
+        self._store.set(self._where.key(self._prefix, kind, number), value)
 
-    def _read(self, meta: Meta, count: int) -> Iterator[Batch]:
-        """Yield the batches of the first *count* segments; each of them must be there."""
-        for index in range(count):
-            yield from self._read_segment(meta, index)
+    def _check_fence(self) -> None:
+        """Raise `Fenced` if this try was replaced: to it, the record looks as if it were not there."""
+        self._store.delete(f"{self._prefix}/fence")  # only a write tells, and this key is never written
 
-    def _read_segment(self, meta: Meta, index: int) -> Iterator[Batch]:
-        key = self._segment_key(meta, index)
-        text = self._store.get(key)
-        if text is None:
-            # To a try that was replaced, the record looks as if it were not there: only a write tells.
-            self._store.delete(key)
-            raise StateLost(
-                f"A part of the record of earlier tries is gone from Airflow's task state store, {DESTROYED}. If "
-                'everybody may be pushed again, set on_clear="restart" and clear the task; a ledger_conn_id '
-                "survives clean-ups."
-            )
-        yield from read_segment(text)
+    def _lost(self) -> StateLost:
+        """Return the error for a record of which a part is missing."""
+        self._check_fence()
+        return StateLost(
+            f"A part of the record of earlier tries is gone from Airflow's task state store, {DESTROYED}. If all "
+            'recipients may be pushed again, set on_clear="restart" and clear the task; a ledger_conn_id survives '
+            "clean-ups."
+        )
 
-    def _meta_key(self) -> str:
-        return f"{self._prefix}/meta"
 
-    def _segment_key(self, meta: Meta, index: int) -> str:
-        return f"{self._prefix}/{meta.generation}/{index:05d}"
+class Written:
+    """What this start has written so far, and which numbers of its keys are taken."""
 
-    def _write_meta(self, meta: Meta) -> None:
-        self._store.set(self._meta_key(), write_meta(meta))
-        self._meta = meta
+    def __init__(self) -> None:
+        self.keys = 0
+        """Keys with fingerprints, those included whose write failed: none is written again with another content."""
+        self.sums = 0
+        self.newest = -1
+        """The newest commit that was acknowledged."""
+        self.places: dict[bytes, tuple[int, int]] = {}
+        """Where the fingerprints of batches stand, by a digest of them."""
+        self.unsent: list[int] = []
+        """Batches of commits that failed: they were not sent."""
+        self.announced = 0
+        """Keys that hold all recipients of this start; told with its first commit."""
+        self._commits = 0
+        self._first = 0
+        self._texts: list[str] = []
+
+    def take_key(self) -> int:
+        """Return the number of the next key with fingerprints."""
+        self.keys += 1
+        return self.keys - 1
+
+    def take_number(self) -> int:
+        """Return the number of the next commit."""
+        self._commits += 1
+        return self._commits - 1
+
+    def texts_before(self) -> list[str]:
+        """Return what the next commit says beside its own."""
+        first = [announce(self.announced)] if self.newest < 0 and self.announced else []
+        return [*first, *map(release, self.unsent)]
+
+    def note(self, number: int, texts: Sequence[str]) -> None:
+        """Take note that commit *number* was acknowledged."""
+        self.newest = number
+        self.unsent.clear()
+        self._texts.extend(texts)
+
+    @property
+    def is_long(self) -> bool:
+        """Whether there is much to read back one by one."""
+        return self._commits - self._first >= MAX_COMMITS or sum(map(len, self._texts)) > MAX_SUM
+
+    def summary(self) -> Entries:
+        """Return what the commits since the last sum said."""
+        return Entries(self._first, self._commits - 1, self.newest, list(self._texts))
+
+    def summed_up(self, summary: Entries) -> None:
+        """Take note that *summary* was acknowledged."""
+        self.sums += 1
+        self._first = summary.last + 1
+        self._texts.clear()
+
+
+def _settlement(settlement: Settlement) -> str:
+    if isinstance(settlement, Accepted):
+        return accept(settlement.number, settlement.request_id)
+    return release(settlement.number)
+
+
+def _name(packed: str) -> bytes:
+    """Return what fingerprints are found by."""
+    return blake2b(packed.encode("ascii"), digest_size=12).digest()

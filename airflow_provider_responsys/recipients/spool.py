@@ -49,6 +49,10 @@ HERE: Final = """
     SELECT position, fingerprint, body FROM recipient
     WHERE fingerprint = ? AND NOT EXISTS (SELECT 1 FROM left_out WHERE left_out.position = recipient.position)
 """
+STRANGERS: Final = """
+    SELECT count(DISTINCT fingerprint) FROM recipient
+    WHERE NOT EXISTS (SELECT 1 FROM known WHERE known.fingerprint = recipient.fingerprint)
+"""
 BODY: Final = "SELECT body FROM recipient WHERE fingerprint = ? ORDER BY position LIMIT 1"
 REMAINING: Final = """
     SELECT position, fingerprint, body FROM recipient
@@ -166,6 +170,16 @@ class Spool:
             rows = [row for one in fingerprints for row in self._database.execute(HERE, (one,))]
         self.exclude(fingerprints)
         return list(_batches(rows, max_recipients, max_bytes))
+
+    def strangers(self, known: Iterable[Sequence[bytes]]) -> int:
+        """Return how many recipients, left out or not, are not among those *known*."""
+        with _on_disk(self._directory):
+            self._database.execute("CREATE TEMP TABLE known (fingerprint BLOB PRIMARY KEY) WITHOUT ROWID")
+            for fingerprints in known:
+                self._database.executemany("INSERT OR IGNORE INTO known VALUES (?)", ((one,) for one in fingerprints))
+            (found,) = self._database.execute(STRANGERS).fetchone()
+            self._database.execute("DROP TABLE known")
+        return int(found)
 
     @property
     def _database(self) -> sqlite3.Connection:

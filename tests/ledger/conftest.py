@@ -126,6 +126,7 @@ class TaskStatePlace:
         max_tries: int = 3,
         on_clear: OnClear = "resume",
         may_have_claimed: bool | None = None,
+        by_position: bool = False,
     ) -> TaskStateLedger:
         """Give the try a new accessor."""
         return TaskStateLedger(
@@ -136,6 +137,7 @@ class TaskStatePlace:
             on_clear=on_clear,
             may_have_claimed=may_have_claimed,
             retention=timedelta.max,
+            by_position=by_position,
             now=lambda: self.now,
         )
 

@@ -151,6 +151,19 @@ def test_whom_an_earlier_try_sent_to_is_left_out(spool: Spool, fingerprint: Fing
     assert (len(spool), spool.duplicates) == (4, 2)
 
 
+def test_recipients_that_another_source_did_not_have_are_counted(spool: Spool, fingerprint: Fingerprint) -> None:
+    """Left out or not, and each of them once."""
+    spool.fill(people(1, 2, 3, 3, 4), FieldSettings(), fingerprint)
+    (batch,) = spool.batches(max_recipients=9, max_bytes=9999)
+    one, two, _, four = batch.fingerprints
+    spool.exclude([four])
+
+    strangers = spool.strangers([[one], [two, b"no one else"]])
+
+    assert strangers == 2
+    assert spool.strangers([]) == 4
+
+
 def test_more_rows_than_a_write(spool: Spool, fingerprint: Fingerprint) -> None:
     """Nobody is lost between writes, and a failure after many good rows is still one."""
     numbers = range(1, 2 * ROWS_A_WRITE + 2)
