@@ -51,11 +51,12 @@ class Sized:
     def set(self, key: str, value: str, *, retention: timedelta | None = None) -> None:
         """Write *value*, and count it."""
         self.writes += 1
-        self.values[key] = len(value), 0 if key.endswith("/meta") else value.count(";") + 1
+        self.values[key] = len(value), value.count("\n") if "/people/" in key else 0
         self._store.set(key, value, retention=retention)
 
     def delete(self, key: str) -> None:
-        """Remove *key*."""
+        """Remove *key*, and count it."""
+        self.writes += 1
         self._store.delete(key)
 
 
@@ -70,7 +71,7 @@ def claim(ledger: Ledger, numbers: range) -> None:
         for first in range(0, len(people), MAX_RECIPIENTS):
             batch += 1
             wanted.append(Wanted(batch, people[first : first + MAX_RECIPIENTS]))
-        ledger.commit(answers, wanted)
+        ledger.commit(answers, wanted, [want.fingerprints for want in wanted])
         answers = [Accepted(want.number, f"YjN1aWowOjoxNjQz{want.number:08}") for want in wanted]
     ledger.commit(answers, [])
 
