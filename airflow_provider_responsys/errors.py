@@ -25,8 +25,9 @@
     ├── NotAllSent             somebody was not sent to, for a reason that may pass
     └── RequestsFailed         requests ended without results, or with too many failures
 
-Only a parsed error envelope whose code is listed as "nothing was queued" is a
-`NotAccepted`; anything else that comes after a request left is `InDoubt`.
+Only a parsed error envelope whose code is listed as "nothing was queued", and a
+bare HTTP 429, which is the limit, are a `NotAccepted`; anything else that comes
+after a request left is `InDoubt`.
 """
 
 
@@ -34,13 +35,16 @@ class ResponsysError(Exception):
     """Base of everything that this package raises on purpose.
 
     *code* is Responsys' own ``errorCode`` where there is one, *status* the HTTP
-    status where there was an answer.
+    status where there was an answer, *correlation_id* that answer's own id.
     """
 
-    def __init__(self, message: str, *, code: str | None = None, status: int | None = None) -> None:
+    def __init__(
+        self, message: str, *, code: str | None = None, status: int | None = None, correlation_id: str = ""
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.status = status
+        self.correlation_id = correlation_id
 
 
 class NotAccepted(ResponsysError):
@@ -54,8 +58,16 @@ class NotSent(NotAccepted):
 class TryLater(NotAccepted):
     """Responsys asks for patience: the same request may succeed after *wait* seconds."""
 
-    def __init__(self, message: str, *, wait: float = 0.0, code: str | None = None, status: int | None = None) -> None:
-        super().__init__(message, code=code, status=status)
+    def __init__(
+        self,
+        message: str,
+        *,
+        wait: float = 0.0,
+        code: str | None = None,
+        status: int | None = None,
+        correlation_id: str = "",
+    ) -> None:
+        super().__init__(message, code=code, status=status, correlation_id=correlation_id)
         self.wait = wait
 
 

@@ -36,8 +36,9 @@ from typing import Any
 from airflow.providers.common.compat.sdk import Stats
 
 from airflow_provider_responsys.errors import LimitExceeded, ResponsysError
+from airflow_provider_responsys.protocol.naming import with_room
 from airflow_provider_responsys.protocol.polling import Outcome
-from airflow_provider_responsys.protocol.results import Results
+from airflow_provider_responsys.protocol.results import KNOWN, Results
 
 UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
 """What Airflow drops a tag for, or the metric: StatsD's names have no room for it."""
@@ -57,11 +58,15 @@ class Metrics:
         self._log = log
         self._tags = tags
         self._works = True
+        self._codes: set[str] = set()
 
     def count(self, name: str, number: int = 1, **tags: str) -> None:
         """Add *number* to the counter *name*, which also gets *tags*. It never raises; in trouble it stays silent."""
         if not number or not self._works:
             return
+        if "code" in tags:
+            tags["code"] = with_room(tags["code"], self._codes, KNOWN)
+            self._codes.add(tags["code"])
         try:
             Stats.incr(f"responsys.{name}", number, tags=_readable(self._tags | tags))
         except Exception as error:  # noqa: BLE001 -- whatever a monitoring system does, the push goes on

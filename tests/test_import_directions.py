@@ -56,7 +56,7 @@ MEET_AIRFLOW = {
 
 HTTP = {
     "requests": {"transport.sync"},
-    "urllib3": {"transport.sync"},
+    "urllib3": {"transport.sync", "transport.connections"},
     "aiohttp": {"transport.aio"},
     "yarl": {"transport.aio"},
     "httpx": set(),

@@ -4,12 +4,14 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlencode
 
 from airflow_provider_responsys.errors import (
     FailedOver,
     InvalidAnswer,
     InvalidSettings,
+    LimitExceeded,
     LoginFailed,
     NoAnswer,
     NotAccepted,
@@ -126,10 +128,9 @@ def _logged_in(keyring: Keyring, now: Callable[[], float], waits: Iterator[float
         except FailedOver:
             raise
         except Refused as error:
-            raise LoginFailed(f"{keyring.account.host}: {error}", code=error.code, status=error.status) from error
+            raise LoginFailed(f"{keyring.account.host}: {error}", **_facts(error)) from error
         except (NotAccepted, NoAnswer, InvalidAnswer) as error:
-            asked_for_patience = isinstance(error, TryLater) and error.code is not None
-            retries -= not asked_for_patience
+            retries -= not _asks_for_patience(error)
             wait = next(waits, None) if retries >= 0 else None
             if wait is None:
                 raise _nothing_sent(keyring.account, error) from error
@@ -156,7 +157,7 @@ def _asked(account: Account, request: Request, now: Callable[[], float]) -> Conv
 
 def _least_wait(error: ResponsysError) -> float:
     match error:
-        case TryLater(wait=wait) if error.code is not None:
+        case TryLater(wait=wait) if _asks_for_patience(error):
             return wait
         case NotSent():
             return 0.0
@@ -164,8 +165,17 @@ def _least_wait(error: ResponsysError) -> float:
             return NO_ANSWER_WAIT
 
 
+def _asks_for_patience(error: ResponsysError) -> bool:
+    """Return whether Responsys answered, and wants the login later: a limit, or a code that says so."""
+    return isinstance(error, LimitExceeded) or (isinstance(error, TryLater) and error.code is not None)
+
+
+def _facts(error: ResponsysError) -> dict[str, Any]:
+    return {"code": error.code, "status": error.status, "correlation_id": error.correlation_id}
+
+
 def _nothing_sent(account: Account, error: ResponsysError) -> NotAccepted:
     """Return *error*, of a login, as what it is to the request that waited for it."""
     if isinstance(error, TryLater):
-        return TryLater(f"{account.host}: {error}", wait=error.wait, code=error.code, status=error.status)
-    return NotSent(f"no login at {account.host}: {error}", code=error.code, status=error.status)
+        return TryLater(f"{account.host}: {error}", wait=error.wait, **_facts(error))
+    return NotSent(f"no login at {account.host}: {error}", **_facts(error))

@@ -1,7 +1,7 @@
 """What Responsys' error codes mean for the caller, as a table, and how to read an answer that holds one.
 
-Only a parsed envelope with a listed code is certain; whatever else comes after a
-submission left is in doubt.
+Only a parsed envelope with a listed code is certain, and a bare HTTP 429, which is
+the limit; whatever else comes after a submission left is in doubt.
 """
 
 import json
@@ -24,7 +24,8 @@ from airflow_provider_responsys.errors import (
     SendRefused,
     TryLater,
 )
-from airflow_provider_responsys.protocol.wire import Response
+from airflow_provider_responsys.protocol.naming import UNNAMED, named
+from airflow_provider_responsys.protocol.wire import TRACKING, Response
 
 OUTAGE_WAIT = 60.0  # Outage page: retry on a schedule. The number is ours.
 QUEUE_WAIT = 30.0  # Async guide, UNABLE_TO_SUBMIT_ASYNC_REQUEST: try again later. The number is ours.
@@ -35,12 +36,22 @@ UNRECOVERABLE_WAIT = 30.0  # AFTM error page, UNRECOVERABLE_EXCEPTION: wait abou
 TOKEN_NOT_VALID = "not a valid authentication token"  # noqa: S105 -- what Responsys says of one (Throttling page)
 CAMPAIGN_NAME = "<campaign name>"  # AFTM error page: how a promotional campaign is refused during failover
 
-WELL_FORMED = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,79}")
-"""What may be shown as a code: a name, never somebody's data."""
+WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,79}")
+"""What may stand where a code stands; whether it may be shown is another question."""
 
 LIST = re.compile(rb"\s*\[")
 
-CORRELATION = re.compile(r"[A-Za-z0-9._:-]{1,80}")
+TOO_MANY_REQUESTS = 429
+"""Of a gateway's own, the limit as well: clients in production have taken it so, whatever its body."""
+
+CORRELATION = re.compile(r"(?=.{1,80}$)[A-Za-z0-9._:-]+(?: [A-Za-z0-9._:-]+)*")
+"""What may be shown as an answer's id. Every recorded one has a space in it: ``Id-ccd6245caf83d0861a5c8007 0``."""
+
+TRACKING_ID = re.compile(r"[A-Za-z0-9._:-]{1,80}")
+
+DENSE = 64 * 1024
+DENSITY = 8
+"""An answer of more than so many bytes has at most one JSON value in so many of them. A result has one in fifteen."""
 
 
 class Verdict(StrEnum):
@@ -79,9 +90,9 @@ class Envelope:
         if not isinstance(value, dict):
             return None
         code, detail = value.get("errorCode"), value.get("detail")
-        if not isinstance(code, str) or not WELL_FORMED.fullmatch(code.strip()):
+        if not isinstance(code, str) or not WORD.fullmatch(code.strip()):
             return None
-        return cls(code.strip(), detail.strip() if isinstance(detail, str) else "")
+        return cls(named(code.strip()), detail.strip() if isinstance(detail, str) else "")
 
 
 _USER = "ask the account's administrator"
@@ -119,6 +130,19 @@ CODES: Mapping[str, Code] = MappingProxyType(
         ),
         "RECIPIENT_LIMIT_EXCEEDED": Code(
             Verdict.BATCH, "Responsys takes fewer recipients in one request", "REST/Async/errors-async.htm"
+        ),
+        "NO_RECIPIENT_FOUND": Code(
+            Verdict.BATCH, "Responsys knows none of the request's recipients", "handlingError4.html"
+        ),
+        "MULTIPLE_RECIPIENTS_FOUND": Code(
+            Verdict.BATCH, "an identifier in the request fits several recipients", "handlingError4.html"
+        ),
+        "PROFILE_LIST_NOT_FOUND": Code(Verdict.BATCH, "the profile list was not found", "handlingError4.html"),
+        "PROFILE_LIST_NOT_FOUND_IN_FOLDER": Code(
+            Verdict.BATCH, "the profile list was not found in its folder", "handlingError4.html"
+        ),
+        "RECIPIENT_STATUS_UNDELIVERABLE": Code(
+            Verdict.BATCH, "the request's recipient is marked as undeliverable", "handlingError4.html"
         ),
         # Certainly not accepted, final for the send
         "CAMPAIGN_NOT_FOUND": Code(
@@ -209,20 +233,19 @@ FINAL: Mapping[Verdict, type[ResponsysError]] = {
 def submission_error(response: Response, *, what: str = "the submission", campaign: str = "") -> ResponsysError:
     """Return what *response*, which is no acceptance, says of the request that submitted *campaign*."""
     envelope = envelope_of(response)
-    where = _where(what, response, envelope)
-    if envelope is None or envelope.code not in CODES or decoded(response).get("requestId"):
-        code = envelope.code if envelope else None
-        return InDoubt(f"{where}, which does not say whether it was accepted", code=code, status=response.status)
+    where, facts = _where(what, response, envelope), _facts(response, envelope)
+    if _queued(response):
+        return InDoubt(f"{where}, which does not say whether it was accepted", **facts)
+    if limited := _bare_limit(envelope, where, facts):
+        return limited
+    if envelope is None or envelope.code not in CODES:
+        return InDoubt(f"{where}, which does not say whether it was accepted", **facts)
     if envelope.code == "INVALID_PARAMETER" and _names_campaign(envelope.detail, campaign):
         return SendRefused(
-            f"{where}: the campaign is refused; during a failover only transactional campaigns run",
-            code=envelope.code,
-            status=response.status,
+            f"{where}: the campaign is refused; during a failover only transactional campaigns run", **facts
         )
-    return _listed(envelope, where, response.status) or InDoubt(
-        f"{where}: {CODES[envelope.code].advice}, and the request may have been accepted",
-        code=envelope.code,
-        status=response.status,
+    return _listed(envelope, where, facts) or InDoubt(
+        f"{where}: {CODES[envelope.code].advice}, and the request may have been accepted", **facts
     )
 
 
@@ -234,19 +257,20 @@ def read_error(response: Response, *, what: str = "the read") -> ResponsysError:
 def envelope_error(envelope: Envelope | None, response: Response, *, what: str) -> ResponsysError:
     """Return what *envelope*, found in *response*, says of a harmless read."""
     status = response.status
-    where = _where(what, response, envelope)
-    code = envelope.code if envelope else None
-    row = CODES.get(code or "")
-    if envelope and row and (error := _listed(envelope, where, status)):
+    where, facts = _where(what, response, envelope), _facts(response, envelope)
+    row = CODES.get(envelope.code) if envelope else None
+    if limited := _bare_limit(envelope, where, facts):
+        return limited
+    if envelope and row and (error := _listed(envelope, where, facts)):
         return error
     if status >= 500 or row:  # noqa: PLR2004 -- HTTP's own number: the server's fault
         advice = row.advice if row else "Responsys has trouble"
-        return TryLater(f"{where}: {advice}", wait=row.wait if row else OUTAGE_WAIT, code=code, status=status)
+        return TryLater(f"{where}: {advice}", wait=row.wait if row else OUTAGE_WAIT, **facts)
     if envelope:
-        return Refused(f"{where}, a code that is not known to us", code=code, status=status)
+        return Refused(f"{where}, a code that is not known to us", **facts)
     if status // 100 == 3:  # noqa: PLR2004 -- HTTP's own number: a redirect
-        return InvalidAnswer(f"{where}: redirects are never followed; check the connection's host", status=status)
-    return InvalidAnswer(f"{where}, which is no answer of Responsys; check the connection's host", status=status)
+        return InvalidAnswer(f"{where}: redirects are never followed; check the connection's host", **facts)
+    return InvalidAnswer(f"{where}, which is no answer of Responsys; check the connection's host", **facts)
 
 
 def envelope_of(response: Response) -> Envelope | None:
@@ -264,10 +288,25 @@ def itself(value: dict[str, Any]) -> dict[str, Any]:
 
 def decoded(response: Response, kept: Callable[[dict[str, Any]], dict[str, Any]] = itself) -> Any:
     """Return the JSON value in *response*, or None where there is none; of each object in it what *kept* returns."""
+    if _is_dense(response.body):
+        return None
     try:
         return json.loads(response.body, object_hook=kept)
     except (ValueError, RecursionError):
         return None
+
+
+def correlation_of(response: Response) -> str:
+    """Return the id that Oracle's support knows *response* by, or nothing where it is none that may be shown."""
+    return response.correlation_id if CORRELATION.fullmatch(response.correlation_id) else ""
+
+
+def ids_of(response: Response) -> str:
+    """Return by which ids Oracle's support finds *response*, to be put behind a sentence."""
+    tracking_id = response.tracking_id if TRACKING_ID.fullmatch(response.tracking_id) else ""
+    ids = {TRACKING: tracking_id, "correlation": correlation_of(response)}
+    said = ", ".join(f"{name} {value}" for name, value in ids.items() if value)
+    return f" [{said}]" if said else ""
 
 
 def is_success(response: Response) -> bool:
@@ -275,17 +314,37 @@ def is_success(response: Response) -> bool:
     return 200 <= response.status < 300  # noqa: PLR2004 -- HTTP's own numbers
 
 
-def _listed(envelope: Envelope, where: str, status: int) -> ResponsysError | None:
+def _is_dense(body: bytes) -> bool:
+    """Return whether *body* would become far more objects than its length lets expect."""
+    if len(body) <= DENSE:
+        return False
+    return sum(map(body.count, (b",", b"{", b"["))) * DENSITY > len(body)
+
+
+def _queued(response: Response) -> bool:
+    """Return whether *response* names a request of ours, whatever else it says."""
+    value = decoded(response) if b'"requestId"' in response.body else None
+    return isinstance(value, dict) and bool(value.get("requestId"))
+
+
+def _bare_limit(envelope: Envelope | None, where: str, facts: Mapping[str, Any]) -> LimitExceeded | None:
+    """Return what an HTTP 429 means that holds no code of Responsys."""
+    if facts["status"] != TOO_MANY_REQUESTS or (envelope and envelope.code != UNNAMED):
+        return None
+    return LimitExceeded(f"{where}: too many requests a minute", wait=MINUTE, **facts)
+
+
+def _listed(envelope: Envelope, where: str, facts: Mapping[str, Any]) -> ResponsysError | None:
     """Return the error that a listed *envelope* certainly means, or None if it is in doubt."""
-    row, code = CODES[envelope.code], envelope.code
+    row = CODES[envelope.code]
     text = f"{where}: {row.advice}"
     if row.verdict in MAY_PASS:
-        return MAY_PASS[row.verdict](text, wait=row.wait, code=code, status=status)
+        return MAY_PASS[row.verdict](text, wait=row.wait, **facts)
     if row.verdict in FINAL:
-        return FINAL[row.verdict](text, code=code, status=status)
+        return FINAL[row.verdict](text, **facts)
     # The same cause as INVALID_TOKEN, in other clothes (Throttling page).
-    if status == 500 and TOKEN_NOT_VALID in envelope.detail.lower():  # noqa: PLR2004 -- that very status
-        return LoginExpired(f"{where}: the token is not valid", code=code, status=status)
+    if facts["status"] == 500 and TOKEN_NOT_VALID in envelope.detail.lower():  # noqa: PLR2004 -- that very status
+        return LoginExpired(f"{where}: the token is not valid", **facts)
     return None
 
 
@@ -293,8 +352,13 @@ def _names_campaign(detail: str, campaign: str) -> bool:
     return detail.lower().startswith(CAMPAIGN_NAME) or bool(campaign and detail.startswith(f"{campaign} "))
 
 
+def _facts(response: Response, envelope: Envelope | None) -> dict[str, Any]:
+    """Return what an error about *response* carries beside its text."""
+    code = envelope.code if envelope else None
+    return {"code": code, "status": response.status, "correlation_id": correlation_of(response)}
+
+
 def _where(what: str, response: Response, envelope: Envelope | None) -> str:
-    """Return who was answered what, for people; nothing of what was sent is in it."""
+    """Return who was answered what, for people; nothing of what was sent is in it, but our own id."""
     said = f"{envelope.code} (HTTP {response.status})" if envelope else f"HTTP {response.status}"
-    support = f" [{response.correlation_id}]" if CORRELATION.fullmatch(response.correlation_id) else ""
-    return f"{what} was answered with {said}{support}"
+    return f"{what} was answered with {said}{ids_of(response)}"

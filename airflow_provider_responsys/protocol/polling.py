@@ -8,19 +8,19 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-from airflow_provider_responsys.errors import InvalidAnswer, LimitExceeded, LoginFailed, Refused
-from airflow_provider_responsys.protocol.account import RATE_LIMIT_PATH, Account, poll_path, polls_path
+from airflow_provider_responsys.errors import InvalidAnswer
+from airflow_provider_responsys.protocol.account import Account, poll_path, polls_path
 from airflow_provider_responsys.protocol.call import call
 from airflow_provider_responsys.protocol.codes import (
     CODES,
-    WELL_FORMED,
     Envelope,
     Verdict,
     decoded,
     envelope_error,
     read_error,
 )
-from airflow_provider_responsys.protocol.wire import JSON, Conversation, Request, Response
+from airflow_provider_responsys.protocol.naming import ROW_CODES, UNNAMED, is_code, named, with_room
+from airflow_provider_responsys.protocol.wire import JSON, SMALL_ANSWER, Conversation, Request, Response, tracked
 
 PROCESSING = "PROCESSING_REQUEST"  # AFTM polling errors page
 PURGED = "RESPONSE_PURGED"  # AFTM polling errors page
@@ -41,14 +41,19 @@ ABOUT_THE_ACCOUNT = frozenset({Verdict.LIMIT, Verdict.LOGIN, Verdict.LOGIN_FAILE
 
 UNFINISHED = frozenset({"IN_PROGRESS", "REQUEST_ACCEPTED"})  # AFTM polling errors page; push page
 SUCCESS = "SUCCESS"  # AFTM polling page
+STATUSES = UNFINISHED | {SUCCESS, "UNKNOWN", "ERROR", "FAILURE", "PROCESSING"}
+"""What may be shown as a status though it is a single word: the documented ones, and two that clients look for."""
 
-UNNAMED = "UNNAMED_ERROR"
-"""Of a recipient who failed without a code that can be read."""
+ANSWER_PER_ID = 128 * 1024
+"""Bytes of an answer for each id that was asked about: 200 recipients with several results each"""
 
 ROWS_DIFFER = "ROW_COUNT_DIFFERS"
 """Of a request with more or fewer results than recipients: they can't be matched."""
 
 SUCCEEDED: dict[str, Any] = {"success": True}
+
+NAMED_ROWS = ROW_CODES | CODES.keys()
+"""Codes of rows that are told apart however many others there are."""
 
 ROW_CODE = re.compile(r"\s*([A-Za-z][A-Za-z0-9_]{0,79})\s*(?::|$)")
 """Recipient errors page: ``CODE: sentence``, or the bare code."""
@@ -103,13 +108,16 @@ Outcome = Finished | Processing | Gone | Failed | Unclear
 
 
 def poll(
-    account: Account, request_ids: Sequence[str], *, waits: Iterable[float] = ()
+    account: Account, request_ids: Sequence[str], *, waits: Iterable[float] = (), tracking_id: str = ""
 ) -> Conversation[dict[str, Outcome]]:
-    """Return what became of each of *request_ids*, at most as many as the family takes at once."""
+    """Return what became of each of *request_ids*, at most as many as the family takes at once.
+
+    *tracking_id* is sent as ``X-Request-Id``.
+    """
     what = f"{account.host}: the poll of {request_ids[0] if len(request_ids) == 1 else f'{len(request_ids)} requests'}"
     response = yield from call(
         account,
-        poll_request(account, request_ids),
+        poll_request(account, request_ids, tracking_id),
         waits=waits,
         read=partial(read_error, what=what),
         answers=ABOUT_THE_REQUEST,
@@ -117,16 +125,17 @@ def poll(
     return read_outcomes(response, request_ids, what=what)
 
 
-def poll_request(account: Account, request_ids: Sequence[str]) -> Request:
+def poll_request(account: Account, request_ids: Sequence[str], tracking_id: str = "") -> Request:
     """Build the request that asks for *request_ids*."""
     most = account.family.ids_per_poll
     if not 0 < len(request_ids) <= most:
         raise ValueError(f"{len(request_ids)} ids in one poll: {account.family.name} takes 1 to {most}")
-    headers = (("Content-Type", JSON),)
+    headers = (("Content-Type", JSON), *tracked(tracking_id))
+    bound = SMALL_ANSWER + len(request_ids) * ANSWER_PER_ID
     if len(request_ids) == 1:
-        return Request("GET", poll_path(account.family, request_ids[0]), headers=headers)
+        return Request("GET", poll_path(account.family, request_ids[0]), headers=headers, max_answer=bound)
     body = json.dumps({"requestIds": list(request_ids)}, separators=(",", ":")).encode("ascii")
-    return Request("POST", polls_path(account.family), body=body, headers=headers)
+    return Request("POST", polls_path(account.family), body=body, headers=headers, max_answer=bound)
 
 
 def read_outcomes(response: Response, request_ids: Sequence[str], *, what: str = "the poll") -> dict[str, Outcome]:
@@ -149,20 +158,6 @@ def read_outcomes(response: Response, request_ids: Sequence[str], *, what: str =
         elif alone or named is None:
             raise InvalidAnswer(f"{what} was answered for another request", status=response.status)
     return outcomes
-
-
-def probe(account: Account) -> Conversation[None]:
-    """Return if Responsys answers a harmless read, whatever it says; raise why not otherwise."""
-    what = f"{account.host}: the read of the rate limits"
-    try:
-        request = Request("GET", RATE_LIMIT_PATH)
-        response = yield from call(account, request, read=partial(read_error, what=what))
-    except LoginFailed:
-        raise
-    except (Refused, LimitExceeded):
-        return
-    if decoded(response) is None:
-        raise InvalidAnswer(f"{what} was answered with something else than JSON", status=response.status)
 
 
 def _kept(value: dict[str, Any]) -> dict[str, Any]:
@@ -199,7 +194,7 @@ def _finished(rows: Sequence[Any], reference_data: Any) -> Finished:
     failed: dict[str, list[int]] = {}
     for position, row in enumerate(rows):
         if not (isinstance(row, dict) and row.get("success") is True):
-            failed.setdefault(_row_code(row), []).append(position)
+            failed.setdefault(with_room(_row_code(row), failed, NAMED_ROWS), []).append(position)
     positions = {code: tuple(found) for code, found in failed.items()}
     return Finished(len(rows), MappingProxyType(positions), reference_data)
 
@@ -207,8 +202,8 @@ def _finished(rows: Sequence[Any], reference_data: Any) -> Finished:
 def _row_code(row: Any) -> str:
     message = row.get("errorMessage") if isinstance(row, dict) else None
     found = ROW_CODE.match(message) if isinstance(message, str) else None
-    return found[1] if found else UNNAMED
+    return named(found[1]) if found else UNNAMED
 
 
 def _plain(status: Any) -> str:
-    return status if WELL_FORMED.fullmatch(status) else ""
+    return status if status in STATUSES or is_code(status) else ""

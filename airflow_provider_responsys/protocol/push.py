@@ -9,7 +9,7 @@ from functools import partial
 from airflow_provider_responsys.errors import InDoubt, InvalidSettings
 from airflow_provider_responsys.protocol.account import Account, Family, push_path
 from airflow_provider_responsys.protocol.call import call
-from airflow_provider_responsys.protocol.codes import decoded, envelope_of, submission_error
+from airflow_provider_responsys.protocol.codes import correlation_of, decoded, envelope_of, ids_of, submission_error
 from airflow_provider_responsys.protocol.wire import JSON, Conversation, Request, Response, tracked
 
 MAX_RECIPIENTS = 200  # Push page, and Async guide, RECIPIENT_LIMIT_EXCEEDED
@@ -97,8 +97,12 @@ def read_acceptance(response: Response) -> Acceptance:
     answer = decoded(response)
     request_id = answer.get("requestId") if isinstance(answer, dict) else None
     if not isinstance(request_id, str) or not REQUEST_ID.fullmatch(request_id):
-        raise InDoubt(f"the push was answered with HTTP {response.status} and no request id", status=response.status)
-    return Acceptance(request_id, response.correlation_id)
+        raise InDoubt(
+            f"the push was answered with HTTP {response.status} and no request id{ids_of(response)}",
+            status=response.status,
+            correlation_id=correlation_of(response),
+        )
+    return Acceptance(request_id, correlation_of(response))
 
 
 def _tail(push: Push) -> str:

@@ -14,6 +14,9 @@ from airflow_provider_responsys.protocol.wire import Conversation, Request, Resp
 PUSH = ("push",)
 POLLS = ("requests",)
 
+MAX_LIMITS = 1024 * 1024
+"""Bytes of the list: thousands of functions, of which Responsys has about a hundred."""
+
 TOLD_LATER = (FailedOver, LoginExpired, NoAnswer, NotSent, TryLater)
 """After these, the limits may be told later; after anything else they will not be."""
 
@@ -32,9 +35,13 @@ class RateLimit:
 def rate_limits(account: Account, *, waits: Iterable[float] = ()) -> Conversation[list[RateLimit]]:
     """Return the limits that Responsys lists for *account*; not all of them need be of use to it."""
     what = f"{account.host}: the read of the rate limits"
-    request = Request("GET", RATE_LIMIT_PATH)
-    response = yield from call(account, request, waits=waits, read=partial(read_error, what=what))
+    response = yield from call(account, limits_request(), waits=waits, read=partial(read_error, what=what))
     return read_limits(response, what=what)
+
+
+def limits_request() -> Request:
+    """Build the request that reads the limits."""
+    return Request("GET", RATE_LIMIT_PATH, max_answer=MAX_LIMITS)
 
 
 def read_limits(response: Response, *, what: str = "the read of the rate limits") -> list[RateLimit]:

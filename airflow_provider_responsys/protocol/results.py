@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from airflow_provider_responsys.errors import InvalidAnswer
-from airflow_provider_responsys.protocol.codes import WELL_FORMED
+from airflow_provider_responsys.protocol.codes import CODES
+from airflow_provider_responsys.protocol.naming import ROW_CODES, UNNAMED, is_code, with_room
 from airflow_provider_responsys.protocol.polling import (
+    ABOUT_THE_REQUEST,
     ROWS_DIFFER,
     Finished,
     Gone,
@@ -15,6 +17,9 @@ from airflow_provider_responsys.protocol.polling import (
     Processing,
     Unclear,
 )
+
+KNOWN = frozenset({*CODES, *ROW_CODES, *ABOUT_THE_REQUEST, ROWS_DIFFER, UNNAMED})
+"""Codes that are always counted by their name; of others there may be `MAX_CODES`."""
 
 REQUESTS = ("total", "finished", "failed", "unknown", "pending")
 RECIPIENTS = ("succeeded", "failed", "unknown")
@@ -56,7 +61,7 @@ class Results:
             self.unknown += 1
         else:
             self.failed += 1
-        self.request_errors[outcome.code] += 1
+        _count(self.request_errors, outcome.code)
         self.recipients_unknown += recipients or 0
         return True
 
@@ -104,7 +109,13 @@ class Results:
             return
         self.recipients_failed += outcome.failures
         self.recipients_succeeded += outcome.rows - outcome.failures
-        self.errors.update({code: len(positions) for code, positions in outcome.failed.items()})
+        for code, positions in outcome.failed.items():
+            _count(self.errors, code, len(positions))
+
+
+def _count(counter: Counter[str], code: str, number: int = 1) -> None:
+    """Add *number* to *code* in *counter*, or to the unnamed ones where it has too many codes already."""
+    counter[with_room(code, counter, KNOWN)] += number
 
 
 def _counts(event: Mapping[str, Any], member: str, names: tuple[str, ...] | None = None) -> dict[str, int]:
@@ -113,6 +124,6 @@ def _counts(event: Mapping[str, Any], member: str, names: tuple[str, ...] | None
     if not isinstance(counts, dict) or (names and set(counts) != set(names)):
         raise InvalidAnswer(f"an event's {member} are not as expected")
     for name, count in counts.items():
-        if type(count) is not int or count < 0 or not (isinstance(name, str) and WELL_FORMED.fullmatch(name)):
+        if type(count) is not int or count < 0 or not (names or (isinstance(name, str) and is_code(name))):
             raise InvalidAnswer(f"an event's {member} are not numbers")
     return counts

@@ -7,6 +7,12 @@ from typing import Self, TypeAlias, TypeVar
 FORM = "application/x-www-form-urlencoded"
 JSON = "application/json"
 
+SMALL_ANSWER = 256 * 1024
+"""Bytes of an answer to a login or a push: a gateway's page may need them."""
+
+TRACKING = "X-Request-Id"  # What's new in 26C: it comes back in the answer's headers
+CORRELATION = "X-CorrelationID"  # recorded on the pods' answers; Oracle's support asks for it
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
@@ -27,6 +33,7 @@ class Request:
 
     A *fresh* request must not leave on a connection that has idled: such a
     connection may be dead, and the request's fate would then be unknown.
+    Of an answer at most *max_answer* bytes are read, unpacked.
     """
 
     method: str
@@ -35,6 +42,7 @@ class Request:
     headers: tuple[tuple[str, str], ...] = ()
     host: str = ""
     fresh: bool = False
+    max_answer: int = SMALL_ANSWER
     authorization: str = field(default="", repr=False)
 
     @property
@@ -49,16 +57,21 @@ class Request:
 
 def tracked(tracking_id: str) -> tuple[tuple[str, str], ...]:
     """Return the headers with which Responsys and its support can name a request (What's new in 26C)."""
-    return (("X-Request-Id", tracking_id),) if tracking_id else ()
+    return ((TRACKING, tracking_id),) if tracking_id else ()
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One HTTP answer, read to its end. *correlation_id* is Responsys' own, for its support."""
+    """One HTTP answer, read to its end.
+
+    *correlation_id* is Responsys' own, *tracking_id* the ``X-Request-Id`` that came
+    back. Both are for people and for Oracle's support, and decide nothing.
+    """
 
     status: int
     body: bytes = field(default=b"", repr=False)
     correlation_id: str = ""
+    tracking_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ from airflow_provider_responsys.errors import NoAnswer, NotSent, ResponsysError
 from airflow_provider_responsys.protocol.account import Account
 from airflow_provider_responsys.protocol.auth import Keyring, authorize
 from airflow_provider_responsys.protocol.wire import (
+    CORRELATION,
+    TRACKING,
     Authorize,
     Conversation,
     Pause,
@@ -31,14 +33,13 @@ from airflow_provider_responsys.protocol.wire import (
 )
 from airflow_provider_responsys.transport.limits import (
     CONNECT_TIMEOUT,
-    CORRELATION,
     HEADERS,
     IDLE,
-    MAX_ANSWER,
     PIECE,
     login_waits,
     tell,
 )
+from airflow_provider_responsys.transport.unpack import Body
 
 NOTHING_LEFT = (
     aiohttp.ClientConnectorError,
@@ -51,6 +52,9 @@ NOTHING_LEFT = (
 
 LARGE = 32 * 1024
 """Bytes of an answer that takes long enough to read for others in the loop to notice; 200 results are 15,000."""
+
+STEP = 4 * 1024
+"""Bytes that are unpacked between two turns of the others: at most a thousand times as many come out of it."""
 
 T = TypeVar("T")
 
@@ -159,7 +163,7 @@ class Responsys:
                 proxy=self._proxies[request.host],
                 allow_redirects=False,
             ) as answer:
-                return Response(answer.status, await _body(answer, request.host), answer.headers.get(CORRELATION, ""))
+                return await _read(answer, request)
         except NOTHING_LEFT as error:
             raise NotSent(f"{request.host}: no connection ({_plain(error)})") from error
         except (aiohttp.ClientError, OSError) as error:
@@ -182,14 +186,15 @@ def _next(conversation: Conversation[T], reply: Reply, failure: ResponsysError |
         return End(cast("T", end.value))
 
 
-async def _body(answer: aiohttp.ClientResponse, host: str) -> bytes:
-    """Return the whole body of *answer*; one that is cut short is no answer."""
-    body = bytearray()
+async def _read(answer: aiohttp.ClientResponse, request: Request) -> Response:
+    """Return the whole of *answer* to *request*; one that is cut short is no answer."""
+    body = Body(request.host, answer.headers.get("Content-Encoding", ""), request.max_answer)
     async for piece in answer.content.iter_chunked(PIECE):
-        body += piece
-        if len(body) > MAX_ANSWER:
-            raise NoAnswer(f"{host}: the request left, and the answer is longer than {MAX_ANSWER} bytes")
-    return bytes(body)
+        for start in range(0, len(piece), STEP):
+            body.add(piece[start : start + STEP])
+            await asyncio.sleep(0)  # what is here already comes without a pause, and unpacking takes its time
+    found = answer.headers
+    return Response(answer.status, body.whole(), found.get(CORRELATION, ""), found.get(TRACKING, ""))
 
 
 def _session(trust: ssl.SSLContext, timeout: float, user_agent: str) -> aiohttp.ClientSession:
@@ -197,7 +202,9 @@ def _session(trust: ssl.SSLContext, timeout: float, user_agent: str) -> aiohttp.
     return aiohttp.ClientSession(
         # No connection that has idled is used again, which is more than a fresh request asks for.
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE, ssl=trust),
-        timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT, sock_read=timeout),
+        # One deadline for the whole exchange: each byte would start the others anew.
+        timeout=aiohttp.ClientTimeout(total=CONNECT_TIMEOUT + timeout, connect=CONNECT_TIMEOUT, sock_read=timeout),
+        auto_decompress=False,  # it is unpacked as far as was asked for
         headers={"User-Agent": user_agent, **HEADERS},
         cookie_jar=aiohttp.DummyCookieJar(),
         middlewares=(_once,),

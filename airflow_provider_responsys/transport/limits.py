@@ -12,15 +12,9 @@ CONNECT_TIMEOUT = 5.0
 IDLE = 5.0
 """Seconds after which a connection may have been dropped by somebody on the way."""
 
-MAX_ANSWER = 64 * 1024 * 1024
-"""Bytes of an answer, unpacked. A thousandth of it is what Responsys sends."""
-
 PIECE = 64 * 1024
 
 HEADERS = {"Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
-
-CORRELATION = "X-CorrelationID"
-"""Recorded on the pods' answers; Oracle's support asks for it."""
 
 NOTICED = 10.0
 """Seconds after which a person wonders why nothing happens."""

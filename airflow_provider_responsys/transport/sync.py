@@ -3,21 +3,21 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Self, TypeVar, cast
 
 import requests
-import urllib3
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
-from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
 from airflow_provider_responsys.errors import NoAnswer, NotSent, ResponsysError
 from airflow_provider_responsys.protocol.account import Account
 from airflow_provider_responsys.protocol.auth import Keyring, authorize
 from airflow_provider_responsys.protocol.wire import (
+    CORRELATION,
+    TRACKING,
     Authorize,
     Conversation,
     Pause,
@@ -28,16 +28,17 @@ from airflow_provider_responsys.protocol.wire import (
     Step,
     Token,
 )
+from airflow_provider_responsys.transport.connections import HERE, POOLS, watched
+from airflow_provider_responsys.transport.deadline import Watchdog
 from airflow_provider_responsys.transport.limits import (
     CONNECT_TIMEOUT,
-    CORRELATION,
     HEADERS,
     IDLE,
-    MAX_ANSWER,
     PIECE,
     login_waits,
     tell,
 )
+from airflow_provider_responsys.transport.unpack import Body
 
 T = TypeVar("T")
 
@@ -65,6 +66,7 @@ class Responsys:
         self._login = threading.Lock()
         self._here = threading.local()
         self._wires: list[_Wire] = []
+        self._watchdog = Watchdog()
 
     def __enter__(self) -> Self:
         return self
@@ -112,7 +114,7 @@ class Responsys:
     def _exchange(self, request: Request) -> Response:
         wire: _Wire | None = getattr(self._here, "wire", None)
         if wire is None:
-            wire = self._here.wire = _Wire(self._account.timeout, self._user_agent, self._clock)
+            wire = self._here.wire = _Wire(self._account.timeout, self._user_agent, self._clock, self._watchdog)
             self._wires.append(wire)
         return wire.exchange(request)
 
@@ -120,9 +122,10 @@ class Responsys:
 class _Wire:
     """One thread's connections."""
 
-    def __init__(self, timeout: float, user_agent: str, clock: Callable[[], float]) -> None:
+    def __init__(self, timeout: float, user_agent: str, clock: Callable[[], float], watchdog: Watchdog) -> None:
         self._timeout = (CONNECT_TIMEOUT, timeout)
         self._clock = clock
+        self._watchdog = watchdog
         self._used: dict[str, float] = {}
         self._session = _Session()
         self._session.headers.clear()
@@ -132,19 +135,29 @@ class _Wire:
         """Send *request* once and return the whole answer, whatever it is."""
         if request.fresh and self._clock() - self._used.get(request.host, self._clock()) > IDLE:
             self._session.close()  # a session opens new connections when it is used again
+        deadline = HERE.deadline = self._watchdog.begin(sum(self._timeout))
         try:
             with self._open(request) as answer:
-                return Response(answer.status_code, _body(answer, request.host), answer.headers.get(CORRELATION, ""))
+                response = _read(answer, request)
         except (requests.RequestException, HTTPError) as error:
-            reason = _plain(error)
             if _nothing_left(error):
-                raise NotSent(f"{request.host}: no connection ({reason})") from error
-            raise NoAnswer(f"{request.host}: the request left, and no whole answer came ({reason})") from error
+                raise NotSent(f"{request.host}: no connection ({_plain(error)})") from error
+            if deadline.over:
+                raise self._late(request) from error
+            raise NoAnswer(f"{request.host}: the request left, and no whole answer came ({_plain(error)})") from error
         finally:
+            in_time = self._watchdog.end(deadline)
+            HERE.deadline = None
             self._used[request.host] = self._clock()
+        if not in_time:  # then what seems to be the end of the answer may be the end of our patience
+            raise self._late(request)
+        return response
 
     def close(self) -> None:
         self._session.close()
+
+    def _late(self, request: Request) -> NoAnswer:
+        return NoAnswer(f"{request.host}: the request left, and no whole answer came in {sum(self._timeout):g} s")
 
     def _open(self, request: Request) -> requests.Response:
         """Send *request* and return the answer, its body still to be read."""
@@ -166,15 +179,14 @@ class _Wire:
             raise NotSent(f"{request.host}: {error}") from error
 
 
-def _body(answer: requests.Response, host: str) -> bytes:
-    """Return the whole body of *answer*; one that is cut short is no answer."""
+def _read(answer: requests.Response, request: Request) -> Response:
+    """Return the whole of *answer* to *request*; one that is cut short is no answer."""
     answer.raw.enforce_content_length = True  # urllib3 1 does not unless told to
-    body = bytearray()
-    for piece in answer.iter_content(PIECE):
-        body += piece
-        if len(body) > MAX_ANSWER:
-            raise NoAnswer(f"{host}: the request left, and the answer is longer than {MAX_ANSWER} bytes")
-    return bytes(body)
+    body = Body(request.host, answer.headers.get("Content-Encoding", ""), request.max_answer)
+    for piece in answer.raw.stream(PIECE, decode_content=False):
+        body.add(piece)
+    found = answer.headers
+    return Response(answer.status_code, body.whole(), found.get(CORRELATION, ""), found.get(TRACKING, ""))
 
 
 class _Signature(AuthBase):
@@ -204,7 +216,7 @@ class _Session(requests.Session):
 
 
 class _Adapter(HTTPAdapter):
-    """An adapter whose connections say whether they ever stood."""
+    """An adapter whose connections say whether they ever stood, and end with their exchange."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
@@ -212,45 +224,18 @@ class _Adapter(HTTPAdapter):
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
         manager = super().proxy_manager_for(proxy, **kwargs)
-        if not proxy.lower().startswith("socks"):
-            manager.pool_classes_by_scheme = POOLS
+        pools = manager.pool_classes_by_scheme
+        manager.pool_classes_by_scheme = POOLS if not proxy.lower().startswith("socks") else _all_watched(pools)
         return manager
 
 
-class _Unconnected(NewConnectionError):
-    """The connection never stood, trust and tunnel included, so no byte of a request left on it."""
-
-
-class _Connection(HTTPConnection):
-    def connect(self) -> None:
-        try:
-            super().connect()
-        except Exception as error:
-            raise _Unconnected(self, _plain(error)) from error
-
-
-class _TlsConnection(HTTPSConnection):
-    def connect(self) -> None:
-        try:
-            super().connect()
-        except Exception as error:
-            raise _Unconnected(self, _plain(error)) from error
-
-
-class _Pool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _Connection
-
-
-class _TlsPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _TlsConnection
-
-
-POOLS = {"http": _Pool, "https": _TlsPool}
+def _all_watched(pools: Mapping[str, Any]) -> dict[str, Any]:
+    return {scheme: watched(pool) for scheme, pool in pools.items()}
 
 
 def _nothing_left(error: BaseException) -> bool:
     """Tell whether *error* is certainly from before the request left."""
-    # Of a connection (through SOCKS, not one of ours), or raised while one is looked for: redirects are not followed.
+    # Of a connection, or raised while one is looked for: redirects are not followed.
     before = (
         NewConnectionError,
         ConnectTimeoutError,

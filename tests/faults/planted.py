@@ -212,7 +212,7 @@ def _begin(trap: Trap, *, before: bool) -> None:
 
 def _connect(trap: Trap, *, push: bool) -> None:
     """Strike when a connection stands on which nothing was sent yet: of a push, or of the login before it."""
-    from airflow_provider_responsys.transport import sync  # noqa: PLC0415 -- only tasks that run need it
+    from airflow_provider_responsys.transport.connections import POOLS  # noqa: PLC0415 -- only tasks that run need it
 
     here = threading.local()
 
@@ -226,8 +226,8 @@ def _connect(trap: Trap, *, push: bool) -> None:
             trap.spring()
         return connection
 
-    _method(sync._Connection, "request", request)
-    _method(sync._Connection, "_new_conn", new_conn)
+    _method(POOLS["http"].ConnectionCls, "request", request)
+    _method(POOLS["http"].ConnectionCls, "_new_conn", new_conn)
 
 
 def _send_half(trap: Trap) -> None:
@@ -240,7 +240,7 @@ def _send_whole(trap: Trap) -> None:
 
 def _around_bodies(trap: Trap, *, half: bool) -> None:
     """Strike when the body of a push has been sent, or half of it."""
-    from airflow_provider_responsys.transport import sync  # noqa: PLC0415 -- only tasks that run need it
+    from airflow_provider_responsys.transport.connections import POOLS  # noqa: PLC0415 -- only tasks that run need it
 
     def send(real: Callable[..., Any], data: Any) -> None:
         if not (isinstance(data, bytes) and data[:1] == b"{" and trap.due()):
@@ -251,19 +251,19 @@ def _around_bodies(trap: Trap, *, half: bool) -> None:
         if half:
             real(data[len(data) // 2 :])
 
-    _method(sync._Connection, "send", send)
+    _method(POOLS["http"].ConnectionCls, "send", send)
 
 
 def _read_half(trap: Trap) -> None:
     from airflow_provider_responsys.transport import sync  # noqa: PLC0415 -- only tasks that run need it
 
-    def body(real: Callable[..., Any], answer: Any, host: str) -> Any:
-        if answer.request.url.endswith("/push") and trap.due():
+    def read(real: Callable[..., Any], answer: Any, request: Any) -> Any:
+        if request.path.endswith("/push") and trap.due():
             answer.raw.read(4)
             trap.strike()
-        return real(answer, host)
+        return real(answer, request)
 
-    _wrap(sync, "_body", body)
+    _wrap(sync, "_read", read)
 
 
 def _xcom(trap: Trap) -> None:

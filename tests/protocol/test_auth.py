@@ -231,6 +231,15 @@ def test_the_login_limit_is_waited_out(drive: "Drive") -> None:
     assert line.script.pauses == [60.0, 61.0, 62.0, 63.0, 64.0]
 
 
+def test_a_bare_429_is_the_login_limit(drive: "Drive") -> None:
+    """A gateway's: it is waited out like the limit of the account, and as often."""
+    bare = Response(429, b"<html>")
+    line = drive(bare, bare, bare, bare, bare, login("E1"), signed_in=False, login_waits=range(9))
+
+    assert line.run(authorized(None)).value == "E1"
+    assert line.script.pauses == [60.0, 61.0, 62.0, 63.0, 64.0]
+
+
 def test_a_wrong_password_after_the_limit_is_final(drive: "Drive") -> None:
     """However often the limit refused before: a wrong password is told once, and never again."""
     line = drive(TOO_MANY, TOO_MANY, WRONG_PASSWORD, signed_in=False, login_waits=range(9))

@@ -18,7 +18,15 @@ from airflow_provider_responsys.errors import (
     TryLater,
 )
 from airflow_provider_responsys.protocol import codes
-from airflow_provider_responsys.protocol.codes import CODES, Verdict, envelope_of, read_error, submission_error
+from airflow_provider_responsys.protocol.codes import (
+    CODES,
+    Verdict,
+    decoded,
+    envelope_of,
+    read_error,
+    submission_error,
+)
+from airflow_provider_responsys.protocol.naming import UNNAMED, is_code
 from airflow_provider_responsys.protocol.wire import Response
 
 EXACTLY: dict[Verdict, type[ResponsysError]] = {
@@ -31,6 +39,9 @@ EXACTLY: dict[Verdict, type[ResponsysError]] = {
     Verdict.FAILED_OVER: FailedOver,
     Verdict.DOUBT: InDoubt,
 }
+
+CORRELATION = "Id-ccd6245caf83d0861a5c8007 0"
+"""As on a recorded answer."""
 
 HTML_503 = b"<html><body><h1>Service Temporarily Unavailable</h1></body></html>"
 
@@ -181,19 +192,105 @@ def test_recorded_refusals_are_understood(recorded: list[dict[str, Any]]) -> Non
 def test_messages_name_the_place_and_nobody() -> None:
     """What Responsys repeats of the request is not shown; its own id for its support is."""
     sent = refusal("INVALID_PARAMETER", 400, "Record 0 = somebody@example.com is bad")
-    answered = Response(sent.status, sent.body, correlation_id="0a1b-2c")
+    answered = Response(sent.status, sent.body, correlation_id=CORRELATION, tracking_id="4711")
 
     text = str(submission_error(answered, what="https://h: the push of campaign 'Summer'"))
 
     assert text.startswith(
-        "https://h: the push of campaign 'Summer' was answered with INVALID_PARAMETER (HTTP 400) [0a1b-2c]: "
+        "https://h: the push of campaign 'Summer' was answered with INVALID_PARAMETER (HTTP 400) "
+        f"[X-Request-Id 4711, correlation {CORRELATION}]: "
     )
     assert "somebody" not in text
 
 
-def test_an_odd_correlation_id_is_not_shown() -> None:
+@pytest.mark.parametrize("odd", ["<a b>", " a", "a ", "a  b", "a\nb", "a" * 81, "ä"])
+def test_an_odd_id_is_not_shown(odd: str) -> None:
     """It comes from outside."""
-    assert "[" not in str(submission_error(Response(500, b"", correlation_id="<a b>")))
+    error = submission_error(Response(500, b"", correlation_id=odd, tracking_id=odd))
+
+    assert "[" not in str(error)
+    assert error.correlation_id == ""
+
+
+def test_recorded_answers_can_be_named_to_support(recorded: list[dict[str, Any]]) -> None:
+    """Each had an id with a space in it: an error shows and carries it, whatever it says of the request."""
+    answers = [
+        Response(sample["status"], json.dumps(sample["response"]).encode(), correlation_id=CORRELATION)
+        for sample in recorded
+        if sample["correlation_id"]
+    ]
+
+    errors = [make(each) for make in (submission_error, read_error) for each in answers]
+
+    assert len(errors) == 2 * len(recorded)
+    assert all(f"[correlation {CORRELATION}]" in str(error) for error in errors)
+    assert {error.correlation_id for error in errors} == {CORRELATION}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html><h1>Too Many Requests</h1></html>",
+        b"slow down",
+        b"[]",
+        b'{"message": "rate"}',
+        b'{"errorCode": "Slow"}',
+    ],
+)
+def test_a_bare_429_is_the_limit(body: bytes) -> None:
+    """A gateway's own refusal: nothing was queued, and a minute later it is."""
+    for error in (submission_error(Response(429, body)), read_error(Response(429, body))):
+        assert type(error) is LimitExceeded
+        assert (error.wait, error.status) == (60.0, 429)
+
+
+def test_a_429_that_says_otherwise_is_in_doubt() -> None:
+    """A code that no page lists, and a request id, are not bare."""
+    unlisted = submission_error(refusal("SOMETHING_NEW", 429))
+    queued = submission_error(Response(429, b'{"requestId": "YjN1aWowOjoxNjQzOTUyMjI0"}'))
+
+    assert (type(unlisted), type(queued)) == (InDoubt, InDoubt)
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("NO_RECIPIENT_FOUND", 404),
+        ("MULTIPLE_RECIPIENTS_FOUND", 400),
+        ("PROFILE_LIST_NOT_FOUND", 404),
+        ("PROFILE_LIST_NOT_FOUND_IN_FOLDER", 404),
+        ("RECIPIENT_STATUS_UNDELIVERABLE", 200),
+    ],
+)
+def test_a_refused_batch_is_no_refused_send(code: str, status: int) -> None:
+    """Documented with these statuses: the next batch has other recipients."""
+    assert type(submission_error(refusal(code, status))) is Refused
+
+
+def test_what_is_no_code_is_not_shown() -> None:
+    """A name may stand where a code is expected; the verdict is that of any other unlisted code."""
+    submitted, asked = (make(refusal("JaneDoe1975")) for make in (submission_error, read_error))
+
+    assert (type(submitted), type(asked)) == (InDoubt, Refused)
+    assert {submitted.code, asked.code} == {UNNAMED}
+    assert "Jane" not in f"{submitted} {asked}"
+
+
+def test_every_listed_code_is_a_code() -> None:
+    """Otherwise its error would be shown without it."""
+    assert [code for code in CODES if not is_code(code)] == []
+
+
+def test_an_answer_of_too_many_values_is_not_parsed() -> None:
+    """A megabyte of empty lists would be half a million objects; a megabyte of results is not many."""
+    row = {"errorMessage": None, "success": True, "recipientId": 39001321}
+    results = json.dumps({"response": [row] * 12_000}, separators=(",", ":")).encode()
+
+    assert decoded(Response(200, b"[" + b"[]," * 300_000 + b"0]")) is None
+    assert decoded(Response(200, b"{" + b'"a":1,' * 100_000 + b'"a":1}')) is None
+    assert len(decoded(Response(200, results))["response"]) == 12_000
+    assert decoded(Response(200, b"[[],[],[]]")) == [[], [], []]
 
 
 @pytest.mark.parametrize(

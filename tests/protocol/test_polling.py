@@ -9,17 +9,14 @@ from airflow_provider_responsys.errors import (
     LimitExceeded,
     LoginExpired,
     LoginFailed,
-    NoAnswer,
-    NotSent,
     Refused,
     ResponsysError,
     SendRefused,
-    TryLater,
 )
 from airflow_provider_responsys.protocol import codes, polling
 from airflow_provider_responsys.protocol.account import ASYNC, HA_ASYNC, Account
+from airflow_provider_responsys.protocol.naming import MAX_CODES, UNNAMED
 from airflow_provider_responsys.protocol.polling import (
-    UNNAMED,
     Failed,
     Finished,
     Gone,
@@ -27,7 +24,6 @@ from airflow_provider_responsys.protocol.polling import (
     Processing,
     Unclear,
     poll,
-    probe,
     read_outcomes,
 )
 from airflow_provider_responsys.protocol.wire import Response
@@ -159,6 +155,20 @@ def test_rows_match_recipients_by_position() -> None:
     assert outcome.failures == 3
 
 
+def test_only_so_many_codes_are_told_apart() -> None:
+    """Forty thousand different ones are no codes; the documented ones are never among the unnamed, and places stay."""
+    words = [f"NO_{chr(65 + n // 26 % 26)}{chr(65 + n % 26)}" for n in range(300)]
+    rows = [*map(row, words), row("NO_RECIPIENT_FOUND: …"), row(), row(words[0])]
+
+    outcome = read_outcomes(answer(frame(rows)), [ID])[ID]
+
+    assert isinstance(outcome, Finished)
+    assert set(outcome.failed) == {*words[:MAX_CODES], "NO_RECIPIENT_FOUND", UNNAMED}
+    assert outcome.failed[words[0]] == (0, 302)
+    assert outcome.failed["NO_RECIPIENT_FOUND"] == (300,)
+    assert outcome.failed[UNNAMED] == tuple(range(MAX_CODES, 300))
+
+
 def test_recorded_rows_are_read(recorded: list[dict[str, Any]]) -> None:
     """Real rows, as they came from the calls that answer at once."""
     lists = [sample["response"] for sample in recorded if isinstance(sample["response"], list)]
@@ -179,20 +189,28 @@ def test_recorded_rows_are_read(recorded: list[dict[str, Any]]) -> None:
     ("odd", "code"),
     [
         (row("FAILURE: could not attach"), "FAILURE"),
-        (row(" SPACED : out"), "SPACED"),
+        (row(" SPACED_OUT : far"), "SPACED_OUT"),
+        (row("CUST0012345"), UNNAMED),
+        (row("CUST_0012345: no"), UNNAMED),
+        (row("JaneDoe1975: no device"), UNNAMED),
+        (row("ANNA"), UNNAMED),
+        (row("no_device"), UNNAMED),
+        (row("_DEVICE: none"), UNNAMED),
+        (row("A" * 30 + "_" + "B" * 30), UNNAMED),
+        (row("A" * 30 + "_" + "B" * 29), "A" * 30 + "_" + "B" * 29),
         (row("somebody@example.com is not valid"), UNNAMED),
         (row("Bad sentence"), UNNAMED),
         (row("", success=False), UNNAMED),
         (row(None, success=False), UNNAMED),
         (row(17, success=False), UNNAMED),
         (row(None, success="true"), UNNAMED),
-        (row("CODE: sentence", success=None), "CODE"),
+        (row("ODD_CODE: sentence", success=None), "ODD_CODE"),
         ("SUCCESS", UNNAMED),
         (None, UNNAMED),
     ],
 )
 def test_an_odd_row_is_a_failure(odd: Any, code: str) -> None:
-    """Only true is a success; a text without a code is not passed on, it may name somebody."""
+    """Only true is a success; what is no code is not passed on, it may be a recipient's name or id."""
     outcome = read_outcomes(answer(frame([row(), odd])), [ID])[ID]
 
     assert outcome == Finished(2, {code: (1,)})
@@ -211,6 +229,10 @@ def test_an_odd_row_is_a_failure(odd: Any, code: str) -> None:
         (frame(None), Unclear("SUCCESS")),
         (frame({}, "FAILURE"), Unclear("FAILURE")),
         (frame(None, "somebody@example.com"), Unclear("")),
+        (frame(None, "JaneDoe1975"), Unclear("")),
+        (frame(None, "PARKED"), Unclear("")),
+        (frame(None, "PARKED_FOR_GOOD"), Unclear("PARKED_FOR_GOOD")),
+        (frame(error("JaneDoe1975")), Failed(UNNAMED)),
         (frame(None, 17), Unclear("")),
         ({}, Unclear("")),
         (frame(error("SOMETHING_NEW", " why ")), Failed("SOMETHING_NEW", "why")),
@@ -314,67 +336,42 @@ def test_a_poll_rides_out_what_passes(drive: "Drive", account: Account) -> None:
     assert line.script.pauses == [61.0]
 
 
-@pytest.mark.parametrize(
-    "response",
-    [
-        Response(200, b"[]"),
-        answer(error("API_LIMIT_EXCEEDED"), 429),
-        answer(error("API_NOT_ALLOWED_IN_SECONDARY"), 401),
-        answer(error("INSUFFICIENT_ACCESS"), 401),
-        answer(error("RESOURCE_NOT_FOUND"), 404),
-    ],
-)
-def test_responsys_answers(drive: "Drive", account: Account, response: Response) -> None:
-    """A refusal is an answer, too: whoever gives it is there."""
-    line = drive(response)
-
-    line.run(probe(account))
-
-    assert line.script.paths == ["/rest/api/ratelimit"]
-
-
-@pytest.mark.parametrize(
-    ("response", "expected"),
-    [
-        (Response(503, b"<html>"), TryLater),
-        (answer(error("SERVICE_UNAVAILABLE"), 503), TryLater),
-        (answer(error("UNRECOVERABLE_EXCEPTION"), 500), TryLater),
-        (answer(error("INVALID_USER_NAME_PASSWORD")), LoginFailed),
-        (Response(200, b"<html>"), InvalidAnswer),
-        (Response(404, b"<html>"), InvalidAnswer),
-        (NotSent("no connection"), NotSent),
-        (NoAnswer("reset"), NoAnswer),
-    ],
-)
-def test_responsys_does_not_answer(
-    drive: "Drive", account: Account, response: Response | ResponsysError, expected: type[ResponsysError]
-) -> None:
-    """A gateway, a captive portal and silence are none."""
-    line = drive(response)
-
-    with pytest.raises(expected):
-        line.run(probe(account))
-
-
-def test_an_unknown_refusal_is_an_answer(drive: "Drive", account: Account) -> None:
-    """It is Responsys' own envelope."""
-    line = drive(answer(error("SOMETHING_NEW"), 400))
-
-    line.run(probe(account))
-
+def test_an_unknown_refusal_is_an_error(drive: "Drive", account: Account) -> None:
+    """Its code says nothing of the request."""
     with pytest.raises(Refused):
         drive(answer(error("SOMETHING_NEW"), 400)).run(poll(account, [ID]))
+
+
+def test_a_poll_has_its_own_name_and_bound(drive: "Drive", many: Account) -> None:
+    """Its X-Request-Id is the caller's; its answer may be as long as what is asked for needs."""
+    line = drive(answer(frame([])), answer([frame([])]), at=many)
+
+    line.run(poll(many, [ID], tracking_id="4711"))
+    line.run(poll(many, [ID, OTHER_ID]))
+
+    alone, two = line.script.asked
+    assert ("X-Request-Id", "4711") in alone.headers
+    assert "X-Request-Id" not in dict(two.headers)
+    assert 200 * 5 * 100 < alone.max_answer < two.max_answer < 1_000_000
+
+
+def test_a_bare_429_is_the_limit_of_polls(drive: "Drive", account: Account) -> None:
+    """Whatever its page says, the poll is repeated after a minute."""
+    line = drive(Response(429, b"<html>"), answer(frame([row()])))
+
+    assert line.run(poll(account, [ID], waits=(1.0,))) == {ID: Finished(1)}
+    assert line.script.pauses == [61.0]
 
 
 def test_rows_without_failure_take_no_memory(mocker: Any) -> None:
     """Forty thousand of them come in one answer: they are one object, and the counts are the same."""
     decoded = mocker.patch.object(polling, "decoded", side_effect=codes.decoded)
     rows = [row(recipientId=number) for number in range(3)]
-    rows.insert(1, row("BLOCKED: …", recipientId=9))
+    rows.insert(1, row("USER_BLOCKED: …", recipientId=9))
 
     outcome = read_outcomes(answer(frame(rows)), [ID])[ID]
 
-    assert outcome == Finished(4, {"BLOCKED": (1,)})
+    assert outcome == Finished(4, {"USER_BLOCKED": (1,)})
     (kept,) = [codes.decoded(*call.args)["response"] for call in decoded.call_args_list]
     assert kept[0] is kept[2] is kept[3]
 

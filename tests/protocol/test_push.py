@@ -23,6 +23,7 @@ from airflow_provider_responsys.protocol.account import ASYNC, HA_ASYNC, Account
 from airflow_provider_responsys.protocol.push import (
     MAX_BODY,
     MAX_RECIPIENTS,
+    Acceptance,
     Push,
     check_campaign,
     overhead,
@@ -292,3 +293,47 @@ def test_the_sample_that_we_sent_is_no_secret_kept(documented: dict[str, Any]) -
 
     assert "131006807" not in repr(request)
     assert "vip" not in repr(Push("Summer", reference_data="vip list"))
+
+
+def test_a_request_has_its_own_name(drive: "Drive", account: Account) -> None:
+    """What's new in 26C: the batch's id goes out as X-Request-Id; without one there is no such header."""
+    line = drive(ACCEPTED, ACCEPTED)
+
+    line.run(submit(account, SUMMER, [ONE], tracking_id="4711"))
+    line.run(submit(account, SUMMER, [ONE]))
+
+    named, unnamed = (dict(request.headers) for request in line.script.asked)
+    assert named["X-Request-Id"] == "4711"
+    assert "X-Request-Id" not in unnamed
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"), [("Id-ccd6245caf83d0861a5c8007 0", "Id-ccd6245caf83d0861a5c8007 0"), ("<a>", ""), ("", "")]
+)
+def test_an_acceptance_keeps_the_answers_id(drive: "Drive", account: Account, said: str, kept: str) -> None:
+    """As recorded, with a space in it; what is no such id is dropped, as it is stored and shown."""
+    answered = Response(202, ACCEPTED.body, correlation_id=said)
+
+    assert drive(answered).run(submit(account, SUMMER, [ONE])) == Acceptance("YjN1aWowOjoxNjQzOTUyMjI0", kept)
+
+
+@pytest.mark.parametrize("status", [200, 202, 500, 503])
+def test_a_doubt_names_the_answer_it_comes_from(drive: "Drive", account: Account, status: int) -> None:
+    """For Oracle's support, beside our own id where it came back."""
+    answered = Response(status, b"<html>", correlation_id="Id-ccd6245caf83d0861a5c8007 0", tracking_id="4711")
+
+    with pytest.raises(InDoubt) as caught:
+        drive(answered).run(submit(account, SUMMER, [ONE], tracking_id="4711"))
+
+    assert caught.value.correlation_id == answered.correlation_id
+    assert "[X-Request-Id 4711, correlation Id-ccd6245caf83d0861a5c8007 0]" in str(caught.value)
+
+
+def test_a_bare_429_is_sent_again_and_a_bare_503_never(drive: "Drive", account: Account) -> None:
+    """The one is the limit, whatever its page says; the other may hide an accepted push."""
+    limited, down = drive(Response(429, b"<html>")), drive(Response(503, b"<html>"))
+
+    with pytest.raises(LimitExceeded):
+        limited.run(submit(account, SUMMER, [ONE]))
+    with pytest.raises(InDoubt):
+        down.run(submit(account, SUMMER, [ONE]))

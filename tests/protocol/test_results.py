@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_responsys.errors import InvalidAnswer
+from airflow_provider_responsys.protocol.naming import MAX_CODES, UNNAMED
 from airflow_provider_responsys.protocol.polling import Failed, Finished, Gone, Processing, Unclear
 from airflow_provider_responsys.protocol.results import Results
 
@@ -40,6 +41,24 @@ def test_what_has_not_ended_is_pending(outcome: Any, ended: bool) -> None:
 
     assert results.add(outcome) is ended
     assert results.pending == (0 if ended else 1)
+
+
+def test_only_so_many_codes_are_counted_apart() -> None:
+    """An event is stored, and each code is a series of a metric: what is beyond the bound has no name."""
+    results = Results(401)
+    words = [f"NO_{chr(65 + n // 26 % 26)}{chr(65 + n % 26)}" for n in range(200)]
+
+    for word in words:
+        results.add(Finished(2, {word: (0, 1)}))
+        results.add(Failed(word))
+    results.add(Finished(1, {"NO_RECIPIENT_FOUND": (0,)}))
+
+    for errors, each in ((results.errors, 2), (results.request_errors, 1)):
+        assert {word: errors[word] for word in words[:MAX_CODES]} == dict.fromkeys(words[:MAX_CODES], each)
+        assert errors[UNNAMED] == each * (200 - MAX_CODES)
+    assert results.errors["NO_RECIPIENT_FOUND"] == 1
+    assert len(results.errors) == MAX_CODES + 2
+    assert Results.from_event(results.to_event()) == results
 
 
 @pytest.mark.parametrize("rows", [9, 11])
@@ -87,6 +106,7 @@ def changed(member: str, **counts: Any) -> dict[str, Any]:
         changed("recipients", unknown=True),
         changed("errors", NO_RECIPIENT_FOUND="2"),
         changed("errors", **{"somebody@example.com": 0}),
+        changed("errors", JaneDoe1975=0),
         changed("request_errors", RESPONSE_PURGED=None),
     ],
 )

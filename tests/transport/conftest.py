@@ -25,6 +25,9 @@ from airflow_provider_responsys.protocol.account import Account
 from airflow_provider_responsys.protocol.wire import Conversation
 from airflow_provider_responsys.transport import aio, sync
 
+DRIP = 0.05
+"""Seconds between two bytes."""
+
 TLS_HELLO = b"\x16\x03"
 
 T = TypeVar("T")
@@ -38,7 +41,20 @@ class Act(Enum):
     HANG = "say nothing"
 
 
-Answer = bytes | Act | None
+@dataclass(frozen=True)
+class Drip:
+    """An answer that comes a byte at a time, *before* first at once."""
+
+    text: bytes
+    before: bytes = b""
+
+
+@dataclass(frozen=True)
+class Sip:
+    """No answer, and the request is read a little at a time."""
+
+
+Answer = bytes | Act | Drip | Sip | None
 
 
 class Server:
@@ -48,6 +64,7 @@ class Server:
         self.plans = deque(plans)
         self.requests: list[bytes] = []
         self.connections = 0
+        self.dripped = 0
         self._tls = tls
         self._over = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -87,24 +104,41 @@ class Server:
                 if self._tls:
                     connection = self._tls.wrap_socket(connection, server_side=True)
                     open_sockets.callback(connection.close)
-                for answer in plan:
-                    if answer is None:
-                        return  # without waiting for another request
-                    self.requests.append(_request(connection))
-                    match answer:
-                        case Act.CLOSE:
-                            return
-                        case Act.RESET:
-                            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                            return
-                        case Act.HANG:
-                            self._over.wait(10)
-                            return
-                        case bytes():
-                            connection.sendall(answer)
-                            if b"\r\nConnection: close" in answer:
-                                return
-                self._wait_for_the_end(connection)
+                if all(self._answered(connection, answer) for answer in plan):
+                    self._wait_for_the_end(connection)
+
+    def _answered(self, connection: socket.socket, answer: Answer) -> bool:
+        """Read a request and answer it; return whether the connection goes on."""
+        if answer is None:
+            return False  # without waiting for another request
+        if isinstance(answer, Sip):
+            self._sip(connection)
+            return False
+        self.requests.append(_request(connection))
+        match answer:
+            case Drip(text, before):
+                self._drip(connection, text, before)
+            case Act.RESET:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            case Act.HANG:
+                self._over.wait(10)
+            case Act.CLOSE:
+                pass
+            case bytes():
+                connection.sendall(answer)
+        return isinstance(answer, bytes) and b"\r\nConnection: close" not in answer
+
+    def _drip(self, connection: socket.socket, text: bytes, before: bytes) -> None:
+        connection.sendall(before)
+        for place in range(len(text)):
+            if self._over.wait(DRIP):
+                return
+            connection.sendall(text[place : place + 1])
+            self.dripped += 1
+
+    def _sip(self, connection: socket.socket) -> None:
+        while not self._over.wait(DRIP) and connection.recv(1024):
+            self.dripped += 1
 
     def _wait_for_the_end(self, connection: socket.socket) -> None:
         connection.settimeout(0.05)
@@ -140,6 +174,18 @@ Serve = Callable[..., Server]
 
 
 @pytest.fixture
+def drip() -> type[Drip]:
+    """Give an answer that comes a byte at a time."""
+    return Drip
+
+
+@pytest.fixture
+def sip() -> type[Sip]:
+    """Give a server that reads a request a little at a time."""
+    return Sip
+
+
+@pytest.fixture
 def serve() -> Iterator[Serve]:
     """Give what starts a server."""
     servers: list[Server] = []
@@ -151,6 +197,15 @@ def serve() -> Iterator[Serve]:
     yield start
     for server in servers:
         server.close()
+
+
+@pytest.fixture(params=["plain", "tls"])
+def layer(
+    request: pytest.FixtureRequest, certificate: "Certificate", monkeypatch: pytest.MonkeyPatch
+) -> ssl.SSLContext | None:
+    """Give what a server is to speak: TLS that is trusted, or none."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate.path))
+    return certificate.context() if request.param == "tls" else None
 
 
 @pytest.fixture

@@ -6,6 +6,9 @@ import json
 import socket
 import ssl
 import threading
+import tracemalloc
+import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,13 +17,14 @@ import pytest
 from airflow_provider_responsys.errors import InDoubt, LoginFailed, NoAnswer, NotSent, ResponsysError
 from airflow_provider_responsys.protocol.account import Account
 from airflow_provider_responsys.protocol.call import authorized, call, sent
+from airflow_provider_responsys.protocol.polling import poll_request
 from airflow_provider_responsys.protocol.push import Push, submit
 from airflow_provider_responsys.protocol.wire import Conversation, Pause, Request, Response, Token
 from airflow_provider_responsys.transport import aio, sync
 from airflow_provider_responsys.transport.limits import LOGIN_SPREADS, login_waits
 
 if TYPE_CHECKING:
-    from tests.transport.conftest import Act, Certificate, OpenLine, Serve, Server
+    from tests.transport.conftest import Act, Certificate, Drip, Line, OpenLine, Serve, Server, Sip
 
 PUSH = Request(
     "POST",
@@ -58,14 +62,15 @@ def read(host: str) -> Conversation[Response]:
 
 def test_a_request_arrives_as_it_was_meant(serve: "Serve", line: "OpenLine") -> None:
     """Every byte of path and body, the raw token, our name; and nothing of anybody else's."""
-    server = serve([whole("202 Accepted", b'{"a":1}', "X-CorrelationID: 0a-1b", "Set-Cookie: a=b; Path=/"), OK])
+    ids = ("X-CorrelationID: Id-ccd6245caf83d0861a5c8007 0", "X-Request-Id: 4711")
+    server = serve([whole("202 Accepted", b'{"a":1}', *ids, "Set-Cookie: a=b; Path=/"), OK])
     opened = line()
     host = server.url.replace("127.0.0.1", "localhost")  # an address would get no cookies from anybody
 
     response = opened.run(push(host))
     opened.run(read(host))
 
-    assert response == Response(202, b'{"a":1}', correlation_id="0a-1b")
+    assert response == Response(202, b'{"a":1}', correlation_id="Id-ccd6245caf83d0861a5c8007 0", tracking_id="4711")
     head, _, body = server.requests[0].partition(b"\r\n\r\n")
     first, *headers = head.decode().split("\r\n")
     assert first == f"POST {PUSH.path} HTTP/1.1"
@@ -400,13 +405,171 @@ def test_trust_that_is_withdrawn_after_the_request_is_no_answer(
         line().run(push(server.url))
 
 
-def test_an_answer_without_an_end_is_none(serve: "Serve", line: "OpenLine", monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory is not for whoever sends most; a packed answer counts by what comes out."""
-    for driver in (sync, aio):
-        monkeypatch.setattr(driver, "MAX_ANSWER", 100_000)
-    packed = gzip.compress(b"0" * 1_000_000)
+@pytest.mark.parametrize(
+    "answer",
+    [
+        whole("202 Accepted", b"0" * 100_001),
+        whole("202 Accepted", gzip.compress(b"0" * 1_000_000), "Content-Encoding: gzip"),
+        whole("202 Accepted", zlib.compress(b"0" * 1_000_000), "Content-Encoding: deflate"),
+        whole("202 Accepted", gzip.compress(b"0" * 60_000) * 2, "Content-Encoding: gzip"),
+        b"HTTP/1.1 202 Accepted\r\nConnection: close\r\n\r\n" + b"0" * 100_001,
+        b"HTTP/1.1 202 Accepted\r\nTransfer-Encoding: chunked\r\n\r\n" + b"2710\r\n" * 1 + b"0" * 10_000 + b"\r\n",
+    ],
+    ids=["plain", "gzip", "deflate", "two parts", "no length", "pieces"],
+)
+def test_an_answer_is_bounded_by_what_was_asked(serve: "Serve", line: "OpenLine", answer: bytes) -> None:
+    """A packed one counts by what comes out of it; beyond the bound nothing is unpacked."""
+    server = serve([answer])
+    asked = replace(PUSH, max_answer=9_999 if b"2710" in answer else 100_000).signed(Token(value="E-token"), server.url)
 
-    is_lost(line, serve([whole("202 Accepted", packed, "Content-Encoding: gzip")]))
+    with pytest.raises(NoAnswer, match="longer than"):
+        line().run(sent(asked))
+
+
+def test_a_packed_answer_within_its_bound_is_read(serve: "Serve", line: "OpenLine") -> None:
+    """To the last byte of the bound, and in several parts."""
+    packed = gzip.compress(b"0" * 60_000) + gzip.compress(b"1" * 40_000)
+    server = serve([whole("200 OK", packed, "Content-Encoding: gzip")])
+
+    response = line().run(sent(replace(PUSH, max_answer=100_000).signed(Token(value="E-token"), server.url)))
+
+    assert response.body == b"0" * 60_000 + b"1" * 40_000
+
+
+def test_a_small_answer_may_not_become_a_large_one(serve: "Serve", line: "OpenLine") -> None:
+    """A quarter of a megabyte that unpacks to sixty: no more than the bound is ever made of it."""
+    bomb = gzip.compress(b'{"response":[' + b'{"success":true},' * 3_600_000 + b"0]}")
+    server = serve([whole("200 OK", bomb, "Content-Encoding: gzip")])
+    account = Account(host=server.url, login="u", password="p")
+    asked = poll_request(account, ["YjN1aWowOjoxNjQzOTUyMjI0"]).signed(Token(value="E-token"), server.url)
+    tracemalloc.start()
+
+    with pytest.raises(NoAnswer, match="longer than"):
+        line().run(sent(asked))
+
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 8_000_000
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip", "unheard-of"])
+def test_what_was_not_asked_for_is_not_unpacked(serve: "Serve", line: "OpenLine", encoding: str) -> None:
+    """Only what can be stopped at the bound is."""
+    is_lost(line, serve([whole("202 Accepted", b"whatever", f"Content-Encoding: {encoding}")]))
+
+
+def test_half_of_a_packed_answer_is_none(serve: "Serve", line: "OpenLine") -> None:
+    """Where it ends with its connection, packed or not is all that tells."""
+    packed = gzip.compress(b'{"requestId": "abc", "status": "REQUEST_ACCEPTED"}')
+    head = b"HTTP/1.1 202 Accepted\r\nContent-Encoding: gzip\r\nConnection: close\r\n\r\n"
+
+    is_lost(line, serve([head + packed[:-9]], [head + packed[:-9]]))
+    assert line().run(push(serve([head + packed]).url)).status == 202
+
+
+HURRY = 0.5
+
+
+@pytest.fixture
+def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an exchange end after a second, with a connection that may take half of it."""
+    for driver in (sync, aio):
+        monkeypatch.setattr(driver, "CONNECT_TIMEOUT", HURRY)
+
+
+def ends(opened: "Line", server: "Server", conversation: Conversation[Response]) -> None:
+    """Check that *conversation* with a server that is in no hurry is no answer."""
+    with pytest.raises(NoAnswer):
+        opened.run(conversation)
+    server.close()  # otherwise the farewell of TLS takes as long
+    opened.settle()
+
+
+LONG = b'{"requestId": "' + b"a" * 600 + b'"}'
+HEAD = f"HTTP/1.1 202 Accepted\r\nContent-Length: {len(LONG)}\r\n".encode()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        (b"", b"HTTP/1.1 202 " + b"a" * 600),
+        (b"HTTP/1.1 202 Accepted\r\n", b"X-Padding: " + b"a" * 600),
+        (HEAD + b"\r\n", LONG),
+        (b"HTTP/1.1 202 Accepted\r\nConnection: close\r\n\r\n", LONG),
+        (b"HTTP/1.1 202 Accepted\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n" * 100),
+    ],
+    ids=["status", "header", "body", "body without a length", "pieces"],
+)
+@pytest.mark.usefixtures("in_a_hurry")
+def test_an_answer_that_drips_is_none(
+    serve: "Serve",
+    line: "OpenLine",
+    drip: "type[Drip]",
+    layer: ssl.SSLContext | None,
+    said: tuple[bytes, bytes],
+) -> None:
+    """Each byte comes in time, and the answer never: the exchange ends, half a minute before the server does."""
+    before, text = said
+    server = serve([drip(text, before)], tls=layer)
+
+    ends(line(timeout=HURRY), server, push(server.url))
+
+    assert 0 < server.dripped < len(text) - 100
+
+
+@pytest.mark.usefixtures("in_a_hurry")
+def test_a_drip_on_a_connection_that_is_used_again(
+    serve: "Serve", line: "OpenLine", drip: "type[Drip]", layer: ssl.SSLContext | None
+) -> None:
+    """The deadline is the exchange's, not the connection's."""
+    server = serve([OK, drip(LONG, HEAD + b"\r\n")], tls=layer)
+    opened = line(timeout=HURRY)
+    opened.run(push(server.url))
+
+    ends(opened, server, push(server.url))
+
+    assert server.connections == 1
+    assert 0 < server.dripped < len(LONG) - 100
+
+
+@pytest.mark.usefixtures("in_a_hurry")
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")  # of aiohttp: only this test sends one
+def test_a_request_that_is_taken_too_slowly_is_lost(
+    serve: "Serve", line: "OpenLine", sip: "type[Sip]", layer: ssl.SSLContext | None
+) -> None:
+    """Each piece is taken in time; the whole request would take half an hour."""
+    server = serve([sip()], tls=layer)
+    large = replace(PUSH, body=b" " * 32_000_000).signed(Token(value="E-token"), server.url)
+
+    ends(line(timeout=HURRY), server, sent(large))
+
+    assert 0 < server.dripped * 1024 < len(large.body)
+
+
+@pytest.mark.usefixtures("in_a_hurry")
+def test_a_tunnel_that_drips_is_no_connection(
+    serve: "Serve", line: "OpenLine", drip: "type[Drip]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request has not left: the proxy only ever heard a host's name."""
+    proxy = serve([drip(b"HTTP/1.1 200 Connection established" + b"d" * 600)])
+    monkeypatch.setenv("https_proxy", proxy.url)
+
+    with pytest.raises(NotSent):
+        line(timeout=HURRY).run(push("https://responsys.invalid"))
+
+    assert 0 < proxy.dripped < 500
+
+
+@pytest.mark.usefixtures("in_a_hurry")
+def test_many_drips_end_alike(serve: "Serve", line: "OpenLine", drip: "type[Drip]") -> None:
+    """Each exchange has its own deadline, and a line goes on after it."""
+    server = serve(*[[drip(LONG, HEAD + b"\r\n")]] * 6, [OK])
+    opened = line(timeout=HURRY)
+
+    results = opened.at_once(*(push(server.url) for _ in range(6)))
+
+    assert [type(result) for result in results] == [NoAnswer] * 6
+    assert opened.run(push(server.url)).status == 200
 
 
 def test_an_earlier_failure_does_not_colour_a_later_one(serve: "Serve", line: "OpenLine", act: "type[Act]") -> None:
