@@ -22,7 +22,8 @@
     │   ├── StateLost          the record of an earlier try is gone
     │   ├── SettingsChanged    an earlier try identified recipients in another way
     │   └── Fenced             another try has taken this one's place
-    ├── NotAllSent             somebody was not sent to, for a reason that may pass
+    ├── NotAllSent             recipients were not sent to, for a reason that may pass
+    ├── TooManyInDoubt         so many answers were lost that a person must look before it goes on
     └── RequestsFailed         requests ended without results, or with too many failures
 
 Only a parsed error envelope whose code is listed as "nothing was queued", and a
@@ -45,6 +46,11 @@ class ResponsysError(Exception):
         self.code = code
         self.status = status
         self.correlation_id = correlation_id
+
+
+def code_of(error: BaseException) -> str:
+    """Return Responsys' own code for *error*, or our name where there is none."""
+    return (error.code if isinstance(error, ResponsysError) else None) or type(error).__name__
 
 
 class NotAccepted(ResponsysError):
@@ -136,7 +142,11 @@ class Fenced(LedgerFailed):
 
 
 class NotAllSent(ResponsysError):
-    """Somebody was not sent to, for a reason that may pass: try again."""
+    """Recipients were not sent to, for a reason that may pass: try again."""
+
+
+class TooManyInDoubt(ResponsysError):
+    """So many answers were lost that a person must look before the send goes on."""
 
 
 class RequestsFailed(ResponsysError):

@@ -35,7 +35,7 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import Stats
 
-from airflow_provider_responsys.errors import LimitExceeded, ResponsysError
+from airflow_provider_responsys.errors import LimitExceeded, ResponsysError, code_of
 from airflow_provider_responsys.protocol.naming import with_room
 from airflow_provider_responsys.protocol.polling import Outcome
 from airflow_provider_responsys.protocol.results import KNOWN, Results
@@ -98,11 +98,6 @@ def count_refusal(metrics: Metrics, error: ResponsysError) -> None:
     """Count a poll that came to nothing."""
     name = "limited" if isinstance(error, LimitExceeded) else "failed"
     metrics.count(f"wait.polls.{name}", code=code_of(error))
-
-
-def code_of(error: ResponsysError) -> str:
-    """Return Responsys' own code for *error*, or our name where there is none."""
-    return error.code or type(error).__name__
 
 
 def _readable(tags: Mapping[str, str]) -> dict[str, str]:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from airflow_provider_responsys.errors import Fenced, LimitExceeded, ResponsysError
-from airflow_provider_responsys.metrics import Metrics, code_of
+from airflow_provider_responsys.errors import Fenced, LimitExceeded, ResponsysError, code_of
+from airflow_provider_responsys.metrics import Metrics
 from airflow_provider_responsys.sending.outcome import Sent
 from airflow_provider_responsys.sending.progress import Observer, Progress
 

@@ -76,6 +76,8 @@ class Earlier:
     """How the ledger finds it again."""
     batch_id: int = 0
     """What its request carried as ``X-Request-Id``; 0 if that is not known."""
+    try_number: int = 0
+    """The try that claimed it; 0 if that is not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,6 +133,8 @@ class SqlLedger:
         if not self._try_id:
             raise LedgerFailed("`begin` comes first")
         now = self._now()
+        # A call that ended with `Fenced` recorded its settlements: they come again.
+        settled = [answer for answer in settled if answer.number in self._open]
         accepted = [answer for answer in settled if isinstance(answer, Accepted)]
         released = [self._open[answer.number] for answer in settled if not isinstance(answer, Accepted)]
         if released:
@@ -322,6 +324,7 @@ class SqlLedger:
                 since=head.claimed_at,
                 label=f"try {head.try_number}, batch {head.number}",
                 place=head.id,
+                try_number=head.try_number,
             )
 
     # What commit decides

@@ -3,13 +3,13 @@
 A batch is claimed, posted, and then one of four things has happened to it:
 
 * accepted: its claim is settled;
-* certainly not accepted, for a reason that may pass: its claim is given back,
+* certainly not accepted, for a reason that may pass: its claim is released,
   and the batch is claimed again when the trouble is over;
-* certainly not accepted, for good: its claim is given back;
+* certainly not accepted, for good: its claim is released;
 * in doubt: nothing is written, because a claim without a settlement says it.
 
 So a claim stands exactly as long as its request may be out, and a crash leaves in
-doubt no more than what was in flight.
+doubt no more than what was in flight. `Fate` names what `failed` makes of a batch.
 """
 
 import math
@@ -21,6 +21,7 @@ from enum import StrEnum
 from airflow_provider_responsys.errors import (
     Fenced,
     InDoubt,
+    InvalidSettings,
     LimitExceeded,
     LoginExpired,
     NoAnswer,
@@ -29,10 +30,12 @@ from airflow_provider_responsys.errors import (
     NotSent,
     ResponsysError,
     SendRefused,
+    TooManyInDoubt,
     TryLater,
 )
 from airflow_provider_responsys.ledger.interface import Accepted, Released, Settlement
 from airflow_provider_responsys.protocol.pace import Pace
+from airflow_provider_responsys.sending.budget import Budget
 
 FIRST_WINDOW = 4
 """Requests in flight before the first answer tells how long one takes."""
@@ -43,6 +46,9 @@ SPREAD = 1.5
 LOST_IN_A_ROW = 3
 """Answers lost in a row, a harmless read succeeding after each, until the sender gives up:
 otherwise a server that answers everything but pushes would turn a whole campaign into doubt."""
+
+SOUND = 10
+"""Requests accepted in a row after which what earlier tries lost no longer holds the sender back."""
 
 WRITE_WITHIN = 0.1
 """Seconds that an answer may wait to be written together with the next claim, and a claim together with others."""
@@ -63,17 +69,31 @@ class Delivery(StrEnum):
     AT_LEAST_ONCE = "at_least_once"
 
 
+class Fate(StrEnum):
+    """What happens to a batch that was not accepted."""
+
+    REPEAT = "repeat"
+    """It is in doubt, and will be posted again (at least once only)."""
+    RECLAIM = "reclaim"
+    """It is released, and will be claimed again."""
+    REJECTED = "rejected"
+    """It is released, and refused for good."""
+    IN_DOUBT = "in doubt"
+    """Its claim stands: it may have been accepted."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How far the sender goes: *retry_for* and *grace* in seconds, *deadline* on its clock.
+    """How far the sender goes: *retry_for* and *grace* in seconds, *deadline* and *end* on its clock.
 
-    *grace* is how long a sender that was told to stop waits for answers.
+    *grace* is how long a sender that was told to stop waits for answers, and *end* is when it no longer does.
     """
 
     max_in_flight: int = 64
     retry_for: float = 3600.0
     grace: float = 90.0
     deadline: float = math.inf
+    end: float = math.inf
     delivery: Delivery = Delivery.AT_MOST_ONCE
 
 
@@ -98,6 +118,11 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
+class Recall:
+    """Let no request leave any more; tell `recalled` which of those in flight had not left."""
+
+
+@dataclass(frozen=True, slots=True)
 class Wait:
     """Wait for an event, at most until *until*."""
 
@@ -109,7 +134,7 @@ class Done:
     """Nothing more will be done; what is in flight now stays in doubt."""
 
 
-Action = Commit | Post | Probe | Wait | Done
+Action = Commit | Post | Probe | Recall | Wait | Done
 
 
 @dataclass(slots=True, kw_only=True)
@@ -118,6 +143,7 @@ class Engine:
 
     limits: Limits
     pace: Pace
+    budget: Budget = field(default_factory=Budget)
     more: bool = True
     """Whether the source has batches left to claim."""
     ready: deque[int] = field(default_factory=deque)
@@ -130,9 +156,15 @@ class Engine:
     """Answered, not yet written."""
     tries: dict[int, int] = field(default_factory=dict)
     """How often each batch in doubt was sent, or is about to be."""
+    sizes: dict[int, int] = field(default_factory=dict)
+    """Recipients of each batch that is claimed and not answered for good."""
+    largest: int = 1
+    """Recipients of the largest batch so far."""
     stopped: ResponsysError | None = None
     give_up: float = math.inf
     """When a stopped sender no longer waits for answers."""
+    recalling: bool = False
+    """Whether a stopped sender lets no request leave any more."""
     hold: float = -math.inf
     """Nothing is claimed or posted before this time."""
     must_probe: bool = False
@@ -141,6 +173,10 @@ class Engine:
     probe_at: float = -math.inf
     clear_at: float = -math.inf
     """When the last harmless read succeeded."""
+    probe_failure: str = ""
+    """Why the last harmless read failed."""
+    replaced: bool = False
+    """Whether the ledger said that another try has begun; it may still take settlements."""
     ledger_down: bool = False
     last_write: bool = False
     """Whether what a failed write left unwritten has been tried once more."""
@@ -149,35 +185,57 @@ class Engine:
     troubled_since: float | None = None
     troubles: int = 0
     lost: int = 0
+    in_a_row: int = 0
+    """Requests accepted since an answer was lost."""
     latency: float | None = None
 
     # Events
 
-    def claimed(self, numbers: Sequence[int], *, more: bool, again: Iterable[int] = ()) -> None:
-        """Take note of what a `Commit` won; *more* says whether the source has any left.
+    def claimed(
+        self, numbers: Sequence[int], *, more: bool, again: Iterable[int] = (), sizes: Iterable[int] = ()
+    ) -> None:
+        """Take note of what a `Commit` won, of *sizes* recipients; *more* says whether the source has any left.
 
         Those of them in *again* were sent before, by an earlier try, and are in doubt.
         """
         self.ready.extend(numbers)
         self.tries.update(dict.fromkeys(again, 2))
+        self.sizes.update(zip(numbers, sizes, strict=False))
+        self.largest = max(self.largest, *self.sizes.values(), 1)
         self.more = more
 
     def accepted(self, number: int, request_id: str, now: float, correlation_id: str = "") -> None:
         """Responsys queued *number*: the sky is clear."""
-        posted = self._answered(number, now)
+        posted = self.flight.pop(number)
+        took = now - posted
+        # Of accepted requests alone: what a lost answer took says nothing about how many may be out.
+        self.latency = took if self.latency is None else self.latency + 0.1 * (took - self.latency)
+        size = self.sizes.pop(number, 1)
+        if number in self.tries:
+            self.budget.remove(number, size)
         self.answers.append(Accepted(number, request_id, correlation_id))
         self.pace.accepted(posted, now)
         self.cautious = False
         self.troubled_since = None
         self.troubles = self.lost = 0
+        self.in_a_row += 1
 
-    def failed(self, number: int, error: ResponsysError, now: float) -> bool:
-        """Take note of why *number* was not accepted; return whether it is to be claimed again."""
-        posted = self._answered(number, now)
+    def failed(self, number: int, error: ResponsysError, now: float) -> Fate:
+        """Take note of why *number* was not accepted; return what happens to it."""
+        posted = self.flight.pop(number)
         if isinstance(error, NotAccepted):
             return self._not_accepted(number, error, posted, now)
-        self._in_doubt(number, error, posted, now)
-        return False
+        return self._in_doubt(number, error, posted, now)
+
+    def recalled(self, numbers: Iterable[int]) -> list[int]:
+        """Take note that *numbers* had not left, and can't any more; return which of them are released."""
+        released = []
+        for number in numbers:
+            del self.flight[number]
+            if number not in self.tries:  # an earlier request of the others may be accepted
+                self.answers.append(Released(number))
+                released.append(number)
+        return released
 
     def probed(self, error: ResponsysError | None, now: float) -> None:
         """Take note of a harmless read: it succeeded, or failed with *error*."""
@@ -185,23 +243,35 @@ class Engine:
         if error is None:
             self.must_probe = False
             self.clear_at = now
-        elif isinstance(error, SendRefused):
+            self.probe_failure = ""
+        elif isinstance(error, (SendRefused, InvalidSettings)):
             self.stop(error, now)
         else:
+            self.probe_failure = str(error)
             self.probe_at = now + self._backoff()
             self.troubles += 1
 
-    def unwritten(self, settled: Sequence[Settlement], error: ResponsysError, now: float) -> None:
-        """Take note that a `Commit` failed: nothing it claimed is sent, what it settled is tried once more."""
-        self.last_write = self.ledger_down or isinstance(error, Fenced)
-        self.ledger_down = True
+    def unwritten(
+        self, settled: Sequence[Settlement], error: ResponsysError, now: float, *, for_good: bool = False
+    ) -> None:
+        """Take note that a `Commit` failed: nothing it claimed is sent, what it settled is tried once more.
+
+        A ledger that refuses this try's claims because another one has begun may take its settlements.
+        *for_good* says that the ledger can't be called any more.
+        """
         self.answers[:0] = settled
+        if isinstance(error, Fenced) and not self.replaced:
+            self.replaced = True
+        else:
+            self.last_write = self.ledger_down or isinstance(error, Fenced) or for_good
+            self.ledger_down = True
         self.stop(error, now)
 
     def stop(self, reason: ResponsysError, now: float, *, grace: float | None = None) -> None:
         """Claim and post nothing more, for *reason*; wait *grace* seconds for what is in flight."""
         self.stopped = self.stopped or reason
-        self.give_up = min(self.give_up, now + (self.limits.grace if grace is None else grace))
+        waited = now + (self.limits.grace if grace is None else grace)
+        self.give_up = min(self.give_up, waited, self.limits.end)
 
     # Decisions
 
@@ -212,41 +282,62 @@ class Engine:
             return self._wind_down(now)
         return self._look_around(now) if self.must_probe else self._go_on(now)
 
+    def is_patient(self, now: float) -> bool:
+        """Return whether a call that is under way may be waited for; notice a deadline meanwhile."""
+        self._lose_patience(now)
+        return now < self.give_up
+
+    def is_in_flight(self, number: int) -> bool:
+        """Return whether *number* is posted, and not answered."""
+        return number in self.flight
+
+    def may_be_out(self, number: int) -> bool:
+        """Return whether a request of *number* may have been accepted without an answer."""
+        return number in self.flight or number in self.tries
+
+    @property
+    def unrecorded(self) -> int:
+        """Return how many acceptances are not written."""
+        return sum(isinstance(answer, Accepted) for answer in self.answers)
+
     @property
     def window(self) -> int:
-        """Return how many requests may be in flight: rate x latency, bounded."""
+        """Return how many requests may be in flight: rate x latency, bounded, also by the room for doubt."""
         if self.cautious:
             return 1
-        if self.latency is None:
-            return min(FIRST_WINDOW, self.limits.max_in_flight)
-        wanted = 2 + math.ceil(SPREAD * self.latency / self.pace.spacing)
-        return min(wanted, self.limits.max_in_flight)
+        if not self.budget.in_doubt:
+            return self._span
+        # Where answers are lost, each one that is not makes room for one more: a brown-out never fills a window.
+        most: float = min(self._span, 1 + self.in_a_row) * self.largest
+        if self.budget.lost or self.in_a_row < SOUND:
+            most = min(most, self.budget.limit(self._span * self.largest) - self.budget.in_doubt)
+        return max(1, int(most // self.largest))
 
     @property
     def free(self) -> int:
         """Return how many batches may be claimed, in the write that settles what is answered."""
         return self.window - len(self.flight) - len(self.ready) - len(self.again)
 
+    @property
+    def _span(self) -> int:
+        """Return how many requests are in flight at the account's limit, where nothing is in the way."""
+        wanted = FIRST_WINDOW if self.latency is None else 2 + math.ceil(SPREAD * self.latency / self.pace.spacing)
+        return min(wanted, self.limits.max_in_flight)
+
     # What follows from an event
 
-    def _answered(self, number: int, now: float) -> float:
-        """Take *number* out of flight; return when it was posted."""
-        posted = self.flight.pop(number)
-        took = now - posted
-        self.latency = took if self.latency is None else self.latency + 0.1 * (took - self.latency)
-        return posted
-
-    def _not_accepted(self, number: int, error: NotAccepted, posted: float, now: float) -> bool:
+    def _not_accepted(self, number: int, error: NotAccepted, posted: float, now: float) -> Fate:
         passes = self._rides_out(error, posted, now)
-        if self.tries.get(number, 1) > 1:
+        if number in self.tries:
             # An earlier request of this batch is in doubt: that this one was refused does not undo it.
             if passes:
                 self._repeat(number, now)
-            return False
+            return Fate.REPEAT if passes else Fate.IN_DOUBT
+        self.sizes.pop(number, None)
         self.answers.append(Released(number))
         self.lost = 0
         self.more = self.more or passes
-        return passes
+        return Fate.RECLAIM if passes else Fate.REJECTED
 
     def _rides_out(self, error: NotAccepted, posted: float, now: float) -> bool:
         """Wait as *error* demands; return whether what was refused may be accepted later."""
@@ -265,22 +356,40 @@ class Engine:
                 return False
         return True
 
-    def _in_doubt(self, number: int, error: ResponsysError, posted: float, now: float) -> None:
+    def _in_doubt(self, number: int, error: ResponsysError, posted: float, now: float) -> Fate:
         if not self.must_probe and posted >= self.clear_at:
             self.lost += 1  # those that were in flight together are lost together, and count once
         self._trouble(now, 0.0)
         self.must_probe = True
-        tries = self.tries.get(number, 1)
-        if self.limits.delivery is Delivery.AT_LEAST_ONCE:
-            unrecoverable = isinstance(error, InDoubt) and error.code == "UNRECOVERABLE_EXCEPTION"
-            wait, most = (
-                (UNRECOVERABLE_WAIT, UNRECOVERABLE_TRIES) if unrecoverable else (NO_ANSWER_WAIT, NO_ANSWER_TRIES)
+        self.in_a_row = 0
+        self.budget.add(number, self.sizes.get(number, 1), was_found=number in self.tries)
+        fate = self._posts_again(number, error, now)
+        limit = self.budget.limit(self._span * self.largest)
+        if self.budget.in_doubt >= limit:
+            self.stop(
+                TooManyInDoubt(
+                    f"{self.budget.in_doubt:,} recipients are in doubt, and max_in_doubt allows for {limit:,.0f}; "
+                    f"the last answer was lost so: {error}. Find out what loses answers, then clear the task: it goes "
+                    "on with those who are not sent to"
+                ),
+                now,
             )
-            if (unrecoverable or isinstance(error, NoAnswer)) and tries < most:
-                self.tries[number] = tries + 1
-                self._repeat(number, now + wait)
-        if self.lost >= LOST_IN_A_ROW:
+        elif self.lost >= LOST_IN_A_ROW:
             self.stop(NotAllSent(f"{self.lost} answers in a row were lost, the last one: {error}"), now)
+        return fate
+
+    def _posts_again(self, number: int, error: ResponsysError, now: float) -> Fate:
+        """Post *number* again later where that was asked for; return what happens to it."""
+        if self.limits.delivery is not Delivery.AT_LEAST_ONCE:
+            return Fate.IN_DOUBT
+        unrecoverable = isinstance(error, InDoubt) and error.code == "UNRECOVERABLE_EXCEPTION"
+        wait, most = (UNRECOVERABLE_WAIT, UNRECOVERABLE_TRIES) if unrecoverable else (NO_ANSWER_WAIT, NO_ANSWER_TRIES)
+        tries = self.tries.get(number, 1)
+        if not (unrecoverable or isinstance(error, NoAnswer)) or tries >= most:
+            return Fate.IN_DOUBT
+        self.tries[number] = tries + 1
+        self._repeat(number, now + wait)
+        return Fate.REPEAT
 
     def _repeat(self, number: int, at: float) -> None:
         self.again.append((at, number))
@@ -310,7 +419,8 @@ class Engine:
         if now >= self.limits.deadline:
             self.stop(NotAllSent("the task's execution_timeout is near"), now)
         elif self.troubled_since is not None and now - self.troubled_since >= self.limits.retry_for:
-            self.stop(NotAllSent(f"nothing was accepted for {self.limits.retry_for:.0f} s (retry_for)"), now)
+            why = f"; the harmless read after a lost answer fails: {self.probe_failure}" if self.must_probe else ""
+            self.stop(NotAllSent(f"nothing was accepted for {self.limits.retry_for:.0f} s (retry_for){why}"), now)
 
     def _go_on(self, now: float) -> Action:
         while self.again and self.again[0][0] <= now and len(self.flight) + len(self.ready) < self.window:
@@ -327,7 +437,10 @@ class Engine:
         return Wait(self._next_time(now))
 
     def _wind_down(self, now: float) -> Action:
-        self.answers.extend(Released(number) for number in self.ready if self.tries.get(number, 1) == 1)
+        if self.flight and not self.recalling:
+            self.recalling = True
+            return Recall()
+        self.answers.extend(Released(number) for number in self.ready if number not in self.tries)
         self.ready.clear()
         self.again.clear()
         self.more = False

@@ -1,4 +1,4 @@
-"""What became of everybody: every recipient read ends in exactly one bucket."""
+"""The outcome of a send: every recipient read ends in exactly one bucket."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -8,7 +8,8 @@ from typing import Self, TypeAlias
 from airflow_provider_responsys.errors import ResponsysError
 from airflow_provider_responsys.ledger.interface import Earlier, Holder
 from airflow_provider_responsys.recipients.spool import Batch, Spool
-from airflow_provider_responsys.sending.run import Doubt, Due, Report
+from airflow_provider_responsys.sending.queue import Due
+from airflow_provider_responsys.sending.run import Doubt, Report
 
 TakeOut: TypeAlias = Callable[[Sequence[bytes]], Iterable[Batch]]
 """Takes whom fingerprints name out of the source, and returns who of them was there."""
@@ -25,14 +26,23 @@ class Resumed:
     vanished: int = 0
     doubts: list[Doubt] = field(default_factory=list)
     repeats: list[Due] = field(default_factory=list)
-    """Who is *here* and in doubt and to be sent to again: *in_doubt* and *doubts* are without them."""
+    """Recipients *here*, in doubt and to be sent to again: *in_doubt* and *doubts* are without them."""
+    first_try: int = 1
+    """The first try since a person last cleared the task."""
+    lost_lately: int = 0
+    """Recipients that tries since then left in doubt, repeats included."""
 
     @classmethod
-    def of(cls, earlier: Iterable[Earlier], spool: Spool, take_out: TakeOut | None = None) -> Self:
-        """Take out of *spool* whoever an earlier batch was for; with *take_out*, to send again what is in doubt."""
-        resumed = cls()
+    def of(
+        cls, earlier: Iterable[Earlier], spool: Spool, take_out: TakeOut | None = None, *, first_try: int = 1
+    ) -> Self:
+        """Take the recipients of *earlier* batches out of *spool*; with *take_out*, to send again what is in doubt."""
+        resumed = cls(first_try=first_try)
         for batch in earlier:
             size = len(batch.fingerprints)
+            # Until a person has cleared the task, all tries are of the same cycle, and need no number.
+            if batch.request_id is None and (first_try <= 1 or batch.try_number >= first_try):
+                resumed.lost_lately += size
             if batch.request_id is None and take_out:
                 resumed._repeat(batch, take_out(batch.fingerprints))
                 continue
@@ -66,12 +76,12 @@ class Resumed:
     def _doubt(self, batch: Earlier, fingerprints: Sequence[bytes]) -> None:
         self.in_doubt += len(fingerprints)
         reason = f"no answer was recorded since {batch.since:%F %T%z}"
-        self.doubts.append(Doubt(batch.label, len(fingerprints), reason, fingerprints))
+        self.doubts.append(Doubt(batch.label, len(fingerprints), reason, fingerprints, batch.batch_id))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Buckets:
-    """Recipients by what became of them. All but *read* add up to *read*."""
+    """Recipients by their outcome. All but *read* add up to *read*."""
 
     read: int
     accepted: int = 0
@@ -84,7 +94,7 @@ class Buckets:
 
     @classmethod
     def of(cls, spool: Spool, resumed: Resumed, report: Report) -> Self:
-        """Add up what was read, what earlier tries did, and what this one did; check that nobody is missing."""
+        """Add up what was read, what earlier tries did, and what this one did; check that no recipient is missing."""
         buckets = cls(
             read=spool.read + resumed.vanished,
             accepted=resumed.accepted + report.accepted + report.held[Holder.ACCEPTED],
@@ -98,13 +108,18 @@ class Buckets:
         return buckets
 
     def check(self) -> None:
-        """Raise unless the buckets add up: somebody would have been lost silently."""
+        """Raise unless the buckets add up: a recipient would have been lost silently."""
         counts = self.as_dict()
         total = sum(counts.values()) - self.read
         if total != self.read:
             raise ResponsysError(
                 f"a defect of this package: {self.read} recipients read, {total} accounted for: {counts}"
             )
+
+    def __str__(self) -> str:
+        others = {name: count for name, count in self.as_dict().items() if name not in ("read", "accepted") and count}
+        told = "".join(f", {count:,} {name.replace('_', ' ')}" for name, count in others.items())
+        return f"{self.accepted:,} of {self.read:,} accepted{told}"
 
     def as_dict(self) -> dict[str, int]:
         """Return the counts by name, as XCom takes them."""
@@ -121,6 +136,11 @@ class Sent:
     doubts: list[Doubt]
 
     @classmethod
+    def nothing(cls) -> Self:
+        """Return what is known before a ledger or a source is read."""
+        return cls(Buckets(read=0), Report(0), [], [])
+
+    @classmethod
     def of(cls, spool: Spool, resumed: Resumed, report: Report) -> Self:
         """Put together what earlier tries and this one did."""
         return cls(
@@ -132,15 +152,16 @@ class Sent:
 
 
 def doubt_lines(doubts: Iterable[Doubt], spool: Spool) -> Iterator[str]:
-    """Yield one JSON text for everybody in doubt: the batch, the reason, and who it is, without optional data.
+    """Yield one JSON text for each recipient in doubt: the batch, the reason, and who it is, without optional data.
 
-    Whoever is no longer in the source is known to the ledger by a hash only: those are counted.
+    Recipients no longer in the source exist only as hashes, so only their number is reported.
     """
     for doubt in doubts:
         known = 0
+        batch = {"batch": doubt.label, "batch_id": str(doubt.batch_id or ""), "reason": doubt.reason}
         for body in spool.bodies_of(doubt.fingerprints):
             known += 1
             who = {name: value for name, value in json.loads(body).items() if value and name != "optionalData"}
-            yield json.dumps({"batch": doubt.label, "reason": doubt.reason, "recipient": who})
+            yield json.dumps({**batch, "recipient": who})
         if known < doubt.size:
-            yield json.dumps({"batch": doubt.label, "reason": doubt.reason, "not_in_source": doubt.size - known})
+            yield json.dumps({**batch, "not_in_source": doubt.size - known})

@@ -3,23 +3,38 @@
 import itertools
 import logging
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Container, Generator, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Container, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from queue import Empty, SimpleQueue
-from typing import TypeAlias
+from typing import Protocol, Self, TypeAlias
 
-from airflow_provider_responsys.errors import InDoubt, LedgerFailed, NotAccepted, ResponsysError, SourceFailed
-from airflow_provider_responsys.ledger.interface import Accepted, Earlier, Holder, Ledger, Wanted
+from airflow_provider_responsys.errors import (
+    InDoubt,
+    LedgerFailed,
+    NotAccepted,
+    NotAllSent,
+    ResponsysError,
+    SourceFailed,
+    code_of,
+)
+from airflow_provider_responsys.ledger.interface import Claim, Holder, Ledger, Wanted
 from airflow_provider_responsys.protocol.push import Acceptance
 from airflow_provider_responsys.recipients.spool import Batch
-from airflow_provider_responsys.sending.engine import Commit, Delivery, Done, Engine, Post, Probe, Wait
+from airflow_provider_responsys.sending.engine import Commit, Delivery, Done, Engine, Fate, Post, Probe, Recall, Wait
+from airflow_provider_responsys.sending.gate import Gate
 from airflow_provider_responsys.sending.progress import Observer, Progress, Speed
+from airflow_provider_responsys.sending.queue import Due, Queue
+from airflow_provider_responsys.sending.threads import Call, Pool
 
 PROGRESS_EVERY = 30.0  # seconds
+LOOK_UP = 0.5
+"""Seconds between looks at the clock while the ledger works."""
+
+NOT_REPEATED = "an earlier try learned no answer, and this one stopped before it was sent again"
 
 log = logging.getLogger(__name__)
 
@@ -50,13 +65,18 @@ class Probed:
 
 @dataclass(frozen=True, slots=True)
 class Halt:
-    """Somebody wants the sender to stop, for *reason*, within *grace* seconds."""
+    """The sender is told to stop, for *reason*, within *grace* seconds."""
 
     reason: ResponsysError
     grace: float
 
 
-Event: TypeAlias = Answered | Failed | Probed | Halt
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The ledger has returned from a call."""
+
+
+Event: TypeAlias = Answered | Failed | Probed | Halt | Written
 Inbox: TypeAlias = "SimpleQueue[Event]"
 """Where answers arrive. Its `put` may be called from a signal handler."""
 
@@ -73,17 +93,9 @@ class Doubt:
     """What its request carried as ``X-Request-Id``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Due:
-    """A *batch* to claim: of the source, or, to be sent again, out of a *doubt* of an earlier try."""
-
-    batch: Batch
-    doubt: Earlier | None = None
-
-
 @dataclass(slots=True)
 class Report:
-    """What became of the batches: counts of recipients, and the ids of the requests."""
+    """What happened to the batches: counts of recipients, and the ids of the requests."""
 
     total: int
     request_ids: list[str] = field(default_factory=list)
@@ -99,6 +111,17 @@ class Report:
     unwritten: int = 0
     """Answers that the ledger could not record: the next try will call them in doubt."""
 
+    @classmethod
+    def of_nothing_sent(cls, left: int, repeats: Sequence[Due]) -> Self:
+        """Return the report of a try that came to send nothing, with *left* recipients and *repeats* before it."""
+        doubts = [
+            Doubt(due.doubt.label, len(due.batch), NOT_REPEATED, due.batch.fingerprints, due.doubt.batch_id)
+            for due in repeats
+            if due.doubt
+        ]
+        in_doubt = sum(doubt.size for doubt in doubts)
+        return cls(left + in_doubt, not_sent=left, doubts=doubts, to_repeat=in_doubt)
+
     @property
     def in_doubt(self) -> int:
         """Return how many recipients this run left in doubt."""
@@ -110,45 +133,15 @@ class Report:
         return self.total - self.accepted - self.in_doubt - self.rejected.total() - self.held.total()
 
 
-class Queue:
-    """Batches to claim: the *repeats* and those that are to be claimed again, then the source's."""
+class Stalled(LedgerFailed):
+    """A call of the ledger was left behind: it has not returned, and the sender is out of time."""
 
-    def __init__(self, source: Generator[Batch], repeats: Iterable[Due]) -> None:
-        self._source = source
-        self._next = next(source, None)
-        self._again = deque(repeats)
-        self.taken = 0
 
-    def __bool__(self) -> bool:
-        return bool(self._again) or self._next is not None
+class Workers(Protocol):
+    """Where requests are posted from."""
 
-    def close(self) -> None:
-        """Let go of the source."""
-        self._source.close()
-
-    def take(self, most: int) -> list[Due]:
-        """Return the next batches, at most *most*."""
-        taken: list[Due] = []
-        while len(taken) < most and self:
-            if self._again:
-                taken.append(self._again.popleft())
-            elif self._next is not None:
-                taken.append(Due(self._next))
-                self._next = next(self._source, None)
-        self.taken += sum(len(due.batch) for due in taken)
-        return taken
-
-    def put_back(self, due: Due) -> None:
-        """Let *due* be claimed again."""
-        self._again.append(due)
-        self.taken -= len(due.batch)
-
-    def take_doubts(self) -> list[Due]:
-        """Return the repeats that are left: those are not just not sent."""
-        doubts = [due for due in self._again if due.doubt]
-        self._again = deque(due for due in self._again if not due.doubt)
-        self.taken += sum(len(due.batch) for due in doubts)
-        return doubts
+    def submit(self, work: Callable[..., None], /, *args: object) -> object:
+        """Do *work* on some thread."""
 
 
 class Run:
@@ -156,8 +149,10 @@ class Run:
 
     *repeats* are sent before the *source*, whose recipients alone *total* counts.
     *post* sends one batch's bodies under its id and returns the acceptance, on any thread;
-    *probe* is the harmless read. Both raise `ResponsysError`. *observer* is told
-    what happens.
+    *probe* is the harmless read. Both raise `ResponsysError`. Where posts pass a *gate*,
+    those that have not left yet are not waited for in the end. Where the *ledger* is
+    called on *aside*, one thread of its own, a stop is noticed meanwhile.
+    *observer* is told what happens.
     """
 
     def __init__(
@@ -171,6 +166,8 @@ class Run:
         post: Callable[[int, tuple[str, ...]], Acceptance],
         probe: Callable[[], None],
         inbox: Inbox,
+        gate: Gate | None = None,
+        aside: Pool | None = None,
         observer: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -181,6 +178,8 @@ class Run:
         self._post = post
         self._probe = probe
         self._inbox = inbox
+        self._gate = gate
+        self._aside = aside
         self._observer = observer or Observer()
         self._clock = clock
         self._numbers = itertools.count(1)
@@ -189,21 +188,36 @@ class Run:
         """The id of each batch, by its number."""
         self._inherited: set[int] = set()
         """Those that an earlier try left in doubt, and this one has not sent yet."""
+        self._recalled: set[int] = set()
+        """Those that did not leave before the stop, and can't any more."""
         self._began = clock()
         self._speed = Speed(self._began)
 
     def to_end(self) -> Report:
-        """Send everything, or stop for the reason in the report; return what became of it."""
+        """Send everything, or stop for the reason in the report; return it."""
         self.engine.more = bool(self._queue)
-        pool = ThreadPoolExecutor(self.engine.limits.max_in_flight, thread_name_prefix="responsys-post")
+        pool = Pool(self.engine.limits.max_in_flight, "responsys-post")
         try:
             self._loop(pool)
+        except Exception as error:
+            log.exception("An unexpected error: nothing more is sent, and what was sent is recorded")
+            self._end_after(error, pool)
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.close()
             self._queue.close()
         return self._finish()
 
-    def _loop(self, pool: ThreadPoolExecutor) -> None:
+    def _end_after(self, error: Exception, pool: Workers) -> None:
+        """Wind down after an unexpected *error*: what comes back is settled, as far as that works."""
+        reason = NotAllSent(f"an unexpected error ({type(error).__name__})")
+        reason.__cause__ = error
+        self.engine.stop(reason, self._clock())
+        try:
+            self._loop(pool)
+        except Exception:
+            log.exception("A second unexpected error: what is in flight stays in doubt")
+
+    def _loop(self, pool: Workers) -> None:
         self._observer.progress(self._progress())
         progress_at = self._began + PROGRESS_EVERY
         while True:
@@ -223,6 +237,8 @@ class Run:
                         pool.submit(self._post_one, number, self._ids[number], self._claimed[number].bodies)
                 case Probe():
                     pool.submit(self._probe_once)
+                case Recall():
+                    self._recall()
                 case Wait(until):
                     self._receive(min(until, progress_at) - now)
 
@@ -230,17 +246,14 @@ class Run:
         dues = {next(self._numbers): due for due in self._take(commit.claim)}
         wanted = [Wanted(number, due.batch.fingerprints, due.doubt) for number, due in dues.items()]
         self._ids.update((want.number, want.batch_id) for want in wanted)
+        upcoming = self._queue.upcoming() if wanted else ()
         try:
-            claims = self._ledger.commit(commit.settle, wanted)
-        except LedgerFailed as error:
+            claims = self._write(partial(self._ledger.commit, commit.settle, wanted, upcoming))
+        except Exception as error:  # noqa: BLE001 -- whatever it is, nothing was claimed for certain; it is logged below
             for due in dues.values():
                 self._queue.put_back(due)
-            log.error("The ledger failed, nothing more is sent: %s", error)  # noqa: TRY400 -- the message says it all
-            self.engine.unwritten(commit.settle, error, self._clock())
-            self.report.unwritten = sum(isinstance(answer, Accepted) for answer in commit.settle)
+            self._not_written(commit, error)
             return
-        if self.engine.ledger_down:
-            self.report.unwritten = 0
         for claim in claims:
             batch = dues[claim.number].batch
             self.report.held.update(claim.lost.values())
@@ -250,7 +263,43 @@ class Run:
         won_all = [number for number in dues if number in self._claimed]
         again = [number for number in won_all if dues[number].doubt]
         self._inherited.update(again)
-        self.engine.claimed(won_all, more=bool(self._queue), again=again)
+        sizes = [len(self._claimed[number]) for number in won_all]
+        self.engine.claimed(won_all, more=bool(self._queue), again=again, sizes=sizes)
+
+    def _write(self, write: Callable[[], list[Claim]]) -> list[Claim]:
+        """Let the ledger *write*, and take in events meanwhile."""
+        if self._aside is None:
+            return write()
+        call = Call(write, then=lambda: self._inbox.put(Written()))
+        self._aside.submit(call)
+        while not call.ended:
+            if not self.engine.is_patient(self._clock()):
+                raise Stalled("the ledger did not answer in time, and nothing more is written to it")
+            self._receive(LOOK_UP)
+        return call.result()
+
+    def _not_written(self, commit: Commit, error: Exception) -> None:
+        if isinstance(error, LedgerFailed):
+            failure = error
+            log.error("The ledger failed, nothing more is sent: %s", error)
+        else:
+            failure = LedgerFailed(f"the ledger failed unexpectedly ({type(error).__name__})")
+            failure.__cause__ = error
+            log.error("The ledger failed unexpectedly, nothing more is sent", exc_info=error)
+        stalled = isinstance(error, Stalled)
+        if stalled and commit.claim:
+            log.warning("The claims that the ledger did not confirm were not sent; a later try may find them in doubt")
+        self.engine.unwritten(commit.settle, failure, self._clock(), for_good=stalled)
+
+    def _recall(self) -> None:
+        """Let no request leave any more, and release those that have not left."""
+        if self._gate is None:
+            return
+        out = self._gate.shut()
+        kept = [number for number in self._claimed if self.engine.is_in_flight(number) and self._ids[number] not in out]
+        self._recalled.update(kept)
+        for number in self.engine.recalled(kept):
+            self._queue.put_back(Due(self._claimed.pop(number)))
 
     def _take(self, most: int) -> list[Due]:
         try:
@@ -276,53 +325,61 @@ class Run:
                 batch = self._claimed.pop(number)
                 self.report.accepted += len(batch)
                 self.report.request_ids.append(request_id)
-                self._observer.accepted(len(batch))
                 self.engine.accepted(number, request_id, now, correlation_id)
+                self._observer.accepted(len(batch))
             case Failed(number, error):
-                self._failed(number, error, now)
+                if number not in self._recalled:
+                    self._failed(number, error, now)
             case Probed(error):
+                if error:
+                    log.warning("The harmless read failed, and nothing is sent until one succeeds: %s", error)
                 self.engine.probed(error, now)
             case Halt(reason, grace):
                 self.engine.stop(reason, now, grace=grace)
+            case Written():
+                pass
 
     def _failed(self, number: int, error: ResponsysError, now: float) -> None:
-        claim_again = self.engine.failed(number, error, now)
-        if any(number == due for _, due in self.engine.again):
-            log.warning("Batch %d is in doubt and will be sent again (at_least_once): %s", number, error)
+        fate = self.engine.failed(number, error, now)
+        name = f"Batch {number} ({self._ids[number]})"
+        if fate is Fate.REPEAT:
+            log.warning("%s is in doubt and will be sent again (at_least_once): %s", name, error)
             if isinstance(error, NotAccepted):
                 self._observer.put_off(error)
             return
         batch = self._claimed.pop(number)
         size = len(batch)
-        if claim_again:
-            log.warning("Batch %d was not accepted and will be sent again: %s", number, error)
-            self._queue.put_back(Due(batch))
-            self._observer.put_off(error)
-        elif isinstance(error, NotAccepted) and number not in self.engine.tries:
-            log.error("Batch %d (%d recipients) was refused: %s", number, size, error)
-            code = error.code or type(error).__name__
-            self.report.rejected[code] += size
-            self._observer.rejected(size, code)
-        else:
-            log.error("Batch %d (%d recipients) is in doubt: %s", number, size, error)
-            refused = isinstance(error, NotAccepted)
-            self._doubt(number, batch, f"it was sent before, and refused this time: {error}" if refused else str(error))
+        match fate:
+            case Fate.RECLAIM:
+                log.warning("%s was not accepted and will be sent again: %s", name, error)
+                self._queue.put_back(Due(batch))
+                self._observer.put_off(error)
+            case Fate.REJECTED:
+                log.error("%s was refused (%d recipients): %s", name, size, error)
+                self.report.rejected[code_of(error)] += size
+                self._observer.rejected(size, code_of(error))
+            case Fate.IN_DOUBT:
+                log.error("%s is in doubt (%d recipients): %s", name, size, error)
+                refused = isinstance(error, NotAccepted)
+                reason = f"it was sent before, and refused this time: {error}" if refused else str(error)
+                self._doubt(number, batch, reason)
 
     def _finish(self) -> Report:
         report = self.report
         for number, batch in self._claimed.items():
             if number in self._inherited:
-                self._left_over(f"batch {number}", batch)
-            elif number in self.engine.flight or number in self.engine.tries:
+                self._left_over(f"batch {number}", batch, self._ids[number])
+            elif self.engine.may_be_out(number):
                 self._doubt(number, batch, "stopped before its answer came")
                 if self.engine.limits.delivery is Delivery.AT_LEAST_ONCE:
                     report.to_repeat += len(batch)
             else:
                 report.not_sent += len(batch)
         for due in self._queue.take_doubts():
-            self._left_over(due.doubt.label if due.doubt else "", due.batch)
+            self._left_over(due.doubt.label if due.doubt else "", due.batch, due.doubt.batch_id if due.doubt else 0)
         report.not_sent += report.total - self._queue.taken
         report.stopped = self.engine.stopped
+        report.unwritten = self.engine.unrecorded
         log.info("%s", self._progress(at_end=True))
         return report
 
@@ -330,10 +387,8 @@ class Run:
         self.report.doubts.append(Doubt(f"batch {number}", len(batch), reason, batch.fingerprints, self._ids[number]))
         self._observer.in_doubt(len(batch))
 
-    def _left_over(self, label: str, batch: Batch) -> None:
-        """Report what an earlier try left in doubt, and this one did not come to send."""
-        reason = "an earlier try learned no answer, and this one stopped before it was sent again"
-        self.report.doubts.append(Doubt(label, len(batch), reason, batch.fingerprints))
+    def _left_over(self, label: str, batch: Batch, batch_id: int) -> None:
+        self.report.doubts.append(Doubt(label, len(batch), NOT_REPEATED, batch.fingerprints, batch_id))
         self.report.to_repeat += len(batch)
 
     def _tell_progress(self, progress: Progress) -> None:

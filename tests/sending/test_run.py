@@ -33,7 +33,8 @@ from airflow_provider_responsys.recipients.spool import Spool
 from airflow_provider_responsys.sending import run as shell
 from airflow_provider_responsys.sending.engine import Delivery, Engine, Limits
 from airflow_provider_responsys.sending.progress import Observer, Progress
-from airflow_provider_responsys.sending.run import Due, Event, Halt, Inbox, Report, Run
+from airflow_provider_responsys.sending.queue import Due
+from airflow_provider_responsys.sending.run import Event, Halt, Inbox, Report, Run
 
 Answer = str | BaseException
 

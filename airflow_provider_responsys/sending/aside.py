@@ -1,0 +1,64 @@
+"""Calls that may hang, on a thread of their own, so that a stop is noticed meanwhile."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
+from queue import Empty
+from typing import TypeVar
+
+from airflow_provider_responsys.sending.run import LOOK_UP, Halt, Inbox, Written
+from airflow_provider_responsys.sending.threads import Call, Pool
+
+CHUNK = 100
+"""Items that are fetched together."""
+
+CLOSED_WITHIN = 2.0
+"""Seconds that the last call may take."""
+
+T = TypeVar("T")
+
+
+class Aside:
+    """The one thread that calls a ledger. What is told through *inbox* meanwhile is heard.
+
+    It is also the only one: a database's connection may not change threads.
+    """
+
+    def __init__(self, inbox: Inbox, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.pool = Pool(1, "responsys-ledger")
+        self._inbox = inbox
+        self._clock = clock
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Return what *function* returns; told to stop, raise the reason if that takes longer than the stop allows."""
+        call = Call(function, then=lambda: self._inbox.put(Written()))
+        self.pool.submit(call)
+        halt: Halt | None = None
+        until = math.inf
+        while not call.ended and (halt is None or self._clock() < until):
+            with suppress(Empty):
+                event = self._inbox.get(timeout=LOOK_UP)
+                if isinstance(event, Halt):
+                    halt = halt or event
+                    until = min(until, self._clock() + event.grace)
+        if halt:
+            self._inbox.put(halt)  # what comes next has to stop, too
+            if not call.ended:
+                raise halt.reason
+        return call.result()
+
+    def iterate(self, function: Callable[[], Iterable[T]]) -> Iterator[T]:
+        """Yield what the iterable yields that *function* returns."""
+        iterator = self.call(lambda: iter(function()))
+        while some := self.call(lambda: list(islice(iterator, CHUNK))):
+            yield from some
+
+    def close(self, last: Callable[[], object]) -> None:
+        """Call *last*, and end: at once where an earlier call still hangs."""
+        call = Call(last)
+        self.pool.submit(call)
+        if call.wait(CLOSED_WITHIN):
+            self.pool.close()
+            call.result()
