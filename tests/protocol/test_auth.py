@@ -26,7 +26,7 @@ from airflow_provider_responsys.protocol.auth import (
     refresh_request,
 )
 from airflow_provider_responsys.protocol.call import authorized
-from airflow_provider_responsys.protocol.wire import FORM, Response, Send, Token
+from airflow_provider_responsys.protocol.wire import FORM, LogIn, Response, Token
 
 if TYPE_CHECKING:
     from tests.protocol.conftest import Drive
@@ -323,4 +323,4 @@ def test_who_waited_for_a_login_that_failed_shares_its_failure(account: Account)
     with pytest.raises(NotSent, match="refused"):
         next(wait_for_turn(keyring, since=9.5))
 
-    assert isinstance(next(wait_for_turn(keyring, since=10.5, now=11.0)), Send)
+    assert isinstance(next(wait_for_turn(keyring, since=10.5, now=11.0)), LogIn)
