@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_provider_responsys.errors import LoginFailed, NotSent, ResponsysError, TryLater
+from airflow_provider_responsys.errors import InvalidSettings, LoginFailed, NotSent, ResponsysError, TryLater
 from airflow_provider_responsys.protocol.account import Account
 from airflow_provider_responsys.protocol.call import authorized
 from airflow_provider_responsys.sandbox import Clock, Fault, Sandbox
@@ -267,13 +267,40 @@ def test_without_the_slow_hash_a_login_goes_on(
     log_in: LogIn, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Some builds of Python lack it; a fast one would let the password be guessed."""
+    log_in("other")
     monkeypatch.delattr(hashlib, "scrypt")
 
     ends = [log_in("wrong"), log_in("wrong")]
 
     assert all(ends)
+    assert sandbox.counts["login"] == 3
+    assert ["no scrypt" in line for line in caplog.messages] == [True, True]
+
+
+def test_without_locks_a_login_goes_on(
+    log_in: LogIn, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Some network file systems have none: what is known still counts."""
+    monkeypatch.setattr(fcntl, "flock", lambda *_: os.open("/no/such/file", 0))
+
+    ends = [log_in("wrong"), log_in("wrong")]
+
+    assert all(ends)
+    assert sandbox.counts["login"] == 1
+    assert len(caplog.messages) == 2
+
+
+def test_a_file_that_others_can_read_is_not_written(log_in: LogIn, sandbox: Sandbox, files: Path) -> None:
+    """Nor is it believed."""
+    log_in("wrong")
+    (file,) = files.iterdir()
+    file.chmod(0o644)
+    before = file.read_text()
+
+    log_in("wrong")
+
     assert sandbox.counts["login"] == 2
-    assert "no scrypt" in caplog.text
+    assert file.read_text() == before
 
 
 @pytest.mark.parametrize(
@@ -353,6 +380,7 @@ def test_the_password_is_read_again_before_each_login(line: "OpenLine", sandbox:
     [
         (Account(host="https://h", login="another", password="p"), LoginFailed, "leads to another at https://h now"),
         (RuntimeError("gone"), NotSent, "the connection can't be read again (RuntimeError)"),
+        (InvalidSettings("password is missing"), LoginFailed, "password is missing"),
     ],
 )
 def test_a_connection_that_leads_elsewhere_is_not_followed(
