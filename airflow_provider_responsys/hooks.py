@@ -62,14 +62,13 @@ class ResponsysHook(BaseHook):
     def account(self) -> Account:
         """Return what the connection says: where to log in, as whom, through which family."""
         if self._account is None:
-            connection = self.get_connection(self.responsys_conn_id)
-            self._account = _account(self.responsys_conn_id, connection, connection.extra_dejson)
+            self._account = self._read_account()
         return self._account
 
     def get_conn(self) -> "Responsys":
         """Return the open line to Responsys. Conversations go through `run`, which masks their tokens."""
         if self._line is None:
-            self._line = self._open()
+            self._line = self._open(reread=self._read_account)
         return self._line
 
     def run(self, conversation: Conversation[T]) -> T:
@@ -103,7 +102,7 @@ class ResponsysHook(BaseHook):
                 "Remove dry_run from its extras if it should"
             )
         push = Push(campaign_name, reference_data)
-        return self.run(submit(account, push, _bodies(recipients), tracking_id=uuid4().hex)).request_id
+        return self.run(submit(account, push, _bodies(recipients), tracking_id=new_tracking_id())).request_id
 
     def get_request(self, request_id: str) -> Outcome:
         """Return what became of the request *request_id*, as far as is known now."""
@@ -116,7 +115,8 @@ class ResponsysHook(BaseHook):
         size = account.family.ids_per_poll
         outcomes: dict[str, Outcome] = {}
         for start in range(0, len(wanted), size):
-            outcomes |= self.run(poll(account, wanted[start : start + size], waits=READ_WAITS))
+            ids = wanted[start : start + size]
+            outcomes |= self.run(poll(account, ids, waits=READ_WAITS, tracking_id=new_tracking_id()))
         return outcomes
 
     def get_rate_limits(self) -> list[RateLimit]:
@@ -128,7 +128,7 @@ class ResponsysHook(BaseHook):
         try:
             account = self.account()
             # A person waits: what may pass is told at once, not waited out.
-            with self._open(login_waits=lambda: iter(())) as line:
+            with self._open(login_waits=lambda: iter(()), always_asks=True) as line:
                 line.run(observed(authorized(None), self._mask))
         except (ResponsysError, AirflowNotFoundException) as error:
             return False, _one_line(str(error))
@@ -182,10 +182,15 @@ class ResponsysHook(BaseHook):
             self._masked = token
             mask_token(token)
 
-    def _open(self, **options: Any) -> "Responsys":
+    def _read_account(self) -> Account:
+        connection = self.get_connection(self.responsys_conn_id)
+        return _account(self.responsys_conn_id, connection, connection.extra_dejson)
+
+    def _open(self, *, always_asks: bool = False, **options: Any) -> "Responsys":
+        from airflow_provider_responsys.transport.refused import Memory  # noqa: PLC0415 -- only where it is asked
         from airflow_provider_responsys.transport.sync import Responsys  # noqa: PLC0415 -- requests is slow to import
 
-        return Responsys(self.account(), user_agent=user_agent(), **options)
+        return Responsys(self.account(), user_agent=user_agent(), memory=Memory(always_asks=always_asks), **options)
 
 
 async def account_of(responsys_conn_id: str) -> Account:
@@ -216,6 +221,11 @@ def observed(conversation: Conversation[T], seen: Callable[[Token], object]) -> 
             failure = error
         if isinstance(reply, Token):
             seen(reply)
+
+
+def new_tracking_id() -> str:
+    """Return an id for one request, by which Oracle's support may find it."""
+    return uuid4().hex
 
 
 def mask_token(token: Token) -> None:

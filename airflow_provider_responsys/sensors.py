@@ -23,7 +23,7 @@ from airflow_provider_responsys.errors import (
     RequestsFailed,
     ResponsysError,
 )
-from airflow_provider_responsys.hooks import ResponsysHook, polls_per_minute
+from airflow_provider_responsys.hooks import ResponsysHook, new_tracking_id, polls_per_minute
 from airflow_provider_responsys.ledger.book import Book, log_unwritten, passes
 from airflow_provider_responsys.ledgers import ledger_conn_id_of, ledger_engine
 from airflow_provider_responsys.metrics import Metrics, count_answer, count_refusal
@@ -278,7 +278,7 @@ class PushRequestSensor(BaseSensorOperator):
             wait = max(0.0, pace.earliest() - now)
             pace.take(now + wait)
             try:
-                outcomes = hook.run(after(wait, poll(account, ids)))
+                outcomes = hook.run(after(wait, poll(account, ids, tracking_id=new_tracking_id())))
             except PASSING as error:
                 count_refusal(metrics, error)
                 if isinstance(error, LimitExceeded):

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,6 +23,7 @@ from airflow_provider_responsys.hooks import (
     POLLS_PER_MINUTE,
     account_of,
     mask_token,
+    new_tracking_id,
     observed,
     polls_per_minute,
     user_agent,
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_responsys.protocol.account import Account
     from airflow_provider_responsys.transport.aio import Responsys
+    from airflow_provider_responsys.transport.refused import Memory
 
 FIRST_DELAY = 10.0
 """Seconds before the first question. A task that resumes right after it deferred may be marked failed (a race in
@@ -208,14 +211,16 @@ class PushRequestTrigger(BaseTrigger):
         return False
 
     async def _ask(self, wait: "Wait", deadline: float, record: "Record | None" = None) -> Status:
-        driver = await asyncio.to_thread(_driver)
+        driver, memory = await asyncio.to_thread(_driver)
         metrics = Metrics(self.log, conn_id=self.responsys_conn_id)
         await asyncio.to_thread(count_begin, metrics)
         account = await account_of(self.responsys_conn_id)
         now = asyncio.get_running_loop().time()
         results = wait.results
         self.log.info("Waiting for %d of %d requests", len(wait.open), results.total)
-        async with driver(account, user_agent=user_agent()) as line:
+        # A password that is changed while this waits is used at once, and the old one never again.
+        reread = partial(account_of, self.responsys_conn_id)
+        async with driver(account, user_agent=user_agent(), memory=memory, reread=reread) as line:
             watch = Watch(
                 line,
                 account,
@@ -381,7 +386,8 @@ class Watch:
     async def _question(self, ids: Sequence[str]) -> None:
         sent = asyncio.get_running_loop().time()
         try:
-            self._settle(await self._line.run(observed(poll(self._account, ids), self._mask)), sent)
+            asked = poll(self._account, ids, tracking_id=new_tracking_id())
+            self._settle(await self._line.run(observed(asked, self._mask)), sent)
         except PASSING as error:
             self._ride_out(error, ids, sent)
         except Exception as error:  # noqa: BLE001 -- raised again by the one who waits for the answers
@@ -555,8 +561,9 @@ async def _engine(ledger_conn_id: str) -> "Engine":
     return await sync_to_async(ledger_engine)(ledger_conn_id)
 
 
-def _driver() -> "type[Responsys]":
+def _driver() -> "tuple[type[Responsys], Memory]":
     # aiohttp is slow to import: not when a DAG is read, and not on the event loop.
     from airflow_provider_responsys.transport.aio import Responsys  # noqa: PLC0415 -- see above
+    from airflow_provider_responsys.transport.refused import Memory  # noqa: PLC0415 -- as slow
 
-    return Responsys
+    return Responsys, Memory()

@@ -30,6 +30,14 @@ os.environ.update(
 os.environ.pop("AIRFLOW__CORE__UNIT_TEST_MODE", None)
 
 
+@pytest.fixture(autouse=True)
+def state_home(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give the folder in which this test, and what it starts, remembers refused logins; nothing makes it before."""
+    folder = HOME / "state" / token_hex(8)
+    monkeypatch.setenv("XDG_STATE_HOME", str(folder))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def airflow_home() -> Path:
     """Give the folder that Airflow lives in during the tests."""

@@ -12,14 +12,19 @@ from airflow_provider_responsys.errors import (
     InDoubt,
     InvalidRecipients,
     InvalidSettings,
+    LimitExceeded,
     LoginFailed,
+    NoAnswer,
     NotSent,
+    ResponsysError,
     SendRefused,
 )
 from airflow_provider_responsys.hooks import ResponsysHook, account_of, observed, polls_per_minute
 from airflow_provider_responsys.protocol.polling import Failed, Finished, Processing
+from airflow_provider_responsys.protocol.probe import probe
 from airflow_provider_responsys.protocol.wire import Conversation, Pause
 from airflow_provider_responsys.sandbox import Fault, Sandbox
+from airflow_provider_responsys.transport import sync
 
 CONNECTION = "AIRFLOW_CONN_RESPONSYS_DEFAULT"
 CAMPAIGN = "Summer_Push"
@@ -310,3 +315,124 @@ def test_a_closed_hook_opens_again(hook: ResponsysHook, sandbox: Sandbox) -> Non
     hook.log_in()
 
     assert sandbox.counts["logins"] == 2
+
+
+def test_tasks_of_one_machine_share_a_refusal(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of these hooks is a task: the first one asks, the others are told when that was."""
+    monkeypatch.setenv(CONNECTION, json.dumps({**sandbox.connection(), "password": "wrong"}))
+
+    for _ in range(8):
+        with ResponsysHook() as hook, pytest.raises(LoginFailed, match="INVALID_USER_NAME_PASSWORD"):
+            hook.get_rate_limits()
+
+    assert sandbox.counts["login"] == 1
+
+
+def test_the_test_always_asks(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A person has pressed it, perhaps because the password was mended at Responsys; then tasks get in as well."""
+    monkeypatch.setenv(CONNECTION, json.dumps({**sandbox.connection(), "password": "mended"}))
+    with ResponsysHook() as hook, pytest.raises(LoginFailed):
+        hook.log_in()
+    still_wrong, _ = ResponsysHook().test_connection()
+    sandbox.change(password="mended")
+
+    worked, text = ResponsysHook().test_connection()
+    with ResponsysHook() as hook:
+        hook.log_in()
+
+    assert (still_wrong, worked) == (False, True), text
+    assert sandbox.counts["login"] == 4
+
+
+def test_a_changed_password_is_used_at_the_next_login(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hook has read the connection long before; the old password is not tried once more."""
+    connect(monkeypatch, sandbox)
+    with ResponsysHook() as hook:
+        hook.log_in()
+        sandbox.change(password="rotated")
+        sandbox.expire_tokens()
+        monkeypatch.setenv(CONNECTION, json.dumps({**sandbox.connection(), "password": "rotated"}))
+
+        hook.get_rate_limits()
+
+    assert (sandbox.counts["login"], sandbox.counts["logins"]) == (2, 2)
+
+
+def test_every_request_has_an_id_of_its_own(hook: ResponsysHook, sandbox: Sandbox) -> None:
+    """Pushes and polls; Oracle's support may find a request by it."""
+    ids = [hook.trigger_push(CAMPAIGN, [{"customer_id": f"C{n}"}]) for n in range(2)]
+    hook.get_requests(ids)
+
+    names = [seen.headers["x-request-id"] for seen in sandbox.requests_seen if seen.endpoint in {"push", "poll"}]
+
+    assert len(set(names)) == len(names) == 4
+
+
+def test_a_doubt_shows_both_ids(hook: ResponsysHook, sandbox: Sandbox) -> None:
+    """Ours, where it came back, and Responsys' own as recorded."""
+    sandbox.plan(Fault("push", "UNRECOVERABLE_EXCEPTION", when="after"))
+
+    with pytest.raises(InDoubt, match=r"\[X-Request-Id [0-9a-f]{32}, correlation Id-[0-9a-f]{24} 0\]") as caught:
+        hook.trigger_push(CAMPAIGN, [ANNA])
+
+    assert caught.value.correlation_id.startswith("Id-")
+
+
+def test_a_bare_limit_is_certain_and_a_bare_outage_is_not(hook: ResponsysHook, sandbox: Sandbox) -> None:
+    """A gateway's 429 kept the push out; its 503 may have let it through."""
+    sandbox.plan(
+        Fault("push", "bare_429", nth=1),
+        Fault("push", "bare_503", nth=2),
+        Fault("push", "bare_503", when="after", nth=3),
+        Fault("push", "bare_413", nth=4),
+    )
+    found = []
+
+    for number in range(4):
+        try:
+            hook.trigger_push(CAMPAIGN, [{"customer_id": f"C{number}"}])
+        except ResponsysError as error:
+            found.append(type(error))
+
+    assert found == [LimitExceeded, InDoubt, InDoubt, InDoubt]
+    assert [key[-1] for key in sandbox.pushes] == ["C2"]
+
+
+@pytest.mark.parametrize("api", ["haAsyncApi", "asyncApi"])
+def test_answers_framed_as_recorded_are_read(api: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a length, ending with their connection; one that is cut there is a doubt."""
+    connect(monkeypatch, sandbox, api=api)
+    sandbox.change(framing="close")
+    sandbox.plan(Fault("push", "cut", nth=2))
+
+    with ResponsysHook() as hook:
+        request_id = hook.trigger_push(CAMPAIGN, [ANNA])
+        with pytest.raises(InDoubt):
+            hook.trigger_push(CAMPAIGN, [{"customer_id": "C2"}])
+        outcome = hook.get_request(request_id)
+
+    assert outcome == Finished(rows=1)
+
+
+def test_an_answer_that_drips_is_in_doubt(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, hook: ResponsysHook
+) -> None:
+    """The whole exchange has one deadline, and not each byte of it."""
+    monkeypatch.setattr(sync, "CONNECT_TIMEOUT", 0.5)
+    connect(monkeypatch, sandbox, timeout=1)
+    sandbox.plan(Fault("push", "drip", seconds=0.2, nth=1))  # two minutes, all in all
+
+    with ResponsysHook() as impatient, pytest.raises(NoAnswer):
+        impatient.trigger_push(CAMPAIGN, [ANNA])
+
+    assert sandbox.times_pushed("PROFILE", "customerId", "C-anna") == 1
+
+
+@pytest.mark.parametrize("ratelimit", ["on", "off", "refused", "page"])
+def test_a_sign_of_life_needs_no_limits(hook: ResponsysHook, sandbox: Sandbox, ratelimit: str) -> None:
+    """A host that answers for them with a page is asked about a request instead."""
+    sandbox.change(ratelimit=ratelimit)
+
+    hook.run(probe(hook.account()))
+
+    assert sandbox.counts["poll"] == (ratelimit == "page")

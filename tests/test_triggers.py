@@ -466,6 +466,55 @@ def test_a_limit_that_is_run_into_is_scouted(sandbox: Sandbox, monkeypatch: pyte
     assert sandbox.counts["poll"] == 3 + 3
 
 
+def test_a_password_that_is_changed_meanwhile_is_used(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection is read again before each login: the cached password is never sent once more."""
+    ids = pushed(["C1"])
+    sandbox.change(processing_time=1000.0)
+    late = pushed(["C2"])
+    waiting = trigger(ids + late)
+    turned = threading.Event()
+
+    def turn(*_: Any) -> None:
+        if turned.is_set() or not sandbox.counts["polled ids"]:
+            return
+        turned.set()
+        sandbox.change(password="rotated")
+        sandbox.clock.advance(1000.0)
+        monkeypatch.setenv(CONNECTION, json.dumps({**sandbox.connection(), "password": "rotated"}))
+        sandbox.forget_tokens()
+
+    monkeypatch.setattr(triggers, "count_answer", turn)
+
+    event = run(waiting)
+
+    assert event.status is Status.FINISHED, event.message
+    assert event.results.recipients_succeeded == 2
+    assert sandbox.refusals["INVALID_USER_NAME_PASSWORD"] == 0
+    assert sandbox.counts["login"] == 4
+
+
+def test_waits_with_a_wrong_password_ask_once(sandbox: Sandbox) -> None:
+    """Eight in one triggerer, or in many of one machine: five wrong passwords would lock the account."""
+    ids = pushed(["C1"])
+    sandbox.change(password="changed")
+    asked = sandbox.counts["login"]
+
+    events = [run(trigger(ids)) for _ in range(8)]
+
+    assert {event.status for event in events} == {Status.ERROR}
+    assert sandbox.counts["login"] - asked == 1
+    assert all("press Test" in event.message for event in events[1:])
+
+
+def test_each_poll_has_an_id_of_its_own(sandbox: Sandbox) -> None:
+    """Oracle's support may find it by that."""
+    run(trigger(pushed(["C1"], ["C2"])))
+
+    names = [seen.headers["x-request-id"] for seen in sandbox.requests_seen if seen.endpoint == "poll"]
+
+    assert len(set(names)) == len(names) == 2
+
+
 def test_an_expired_token_is_renewed(sandbox: Sandbox) -> None:
     """A wait may be longer than a login lasts."""
     ids = pushed(["C1"], ["C2"])

@@ -3,8 +3,8 @@
 import math
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 from urllib.parse import urlencode
 
 from airflow_provider_responsys.errors import (
@@ -23,7 +23,7 @@ from airflow_provider_responsys.errors import (
 from airflow_provider_responsys.protocol.account import LOGIN_PATH, Account, base_url
 from airflow_provider_responsys.protocol.call import sent
 from airflow_provider_responsys.protocol.codes import decoded, envelope_of, is_success, read_error
-from airflow_provider_responsys.protocol.wire import FORM, Conversation, Pause, Request, Response, Token
+from airflow_provider_responsys.protocol.wire import FORM, Conversation, LogIn, Pause, Request, Response, Token
 
 LIFETIME = 7200.0  # Authentication overview: two hours (another page says three)
 REFRESH_AFTER = 3600.0
@@ -31,6 +31,8 @@ REFRESH_AFTER = 3600.0
 
 NO_ANSWER_WAIT = 120.0  # AFTM error page: two minutes apart, or the login may be disabled
 NO_ANSWER_RETRIES = 3  # AFTM error page: at most three
+
+WRONG_PASSWORD = "INVALID_USER_NAME_PASSWORD"  # noqa: S105 -- recorded: what a wrong one is answered with
 
 USABLE = re.compile(r"[\x21-\x7e]{1,4096}")
 """What can be sent as a header, and is no way to send a second one."""
@@ -108,6 +110,27 @@ def read_token(response: Response, obtained: float) -> Token:
     return Token(value=value, endpoint=endpoint.strip() if isinstance(endpoint, str) else "", obtained=obtained)
 
 
+def is_refusal(response: Response) -> bool | None:
+    """Return whether *response* to a login says that the password is wrong, or right; None if it says neither."""
+    if envelope := envelope_of(response):
+        return True if envelope.code == WRONG_PASSWORD else None
+    try:
+        read_token(response, 0.0)
+    except ResponsysError:
+        return None
+    return False
+
+
+def renewed(account: Account, now: Account) -> Account:
+    """Return *account* with the password that its connection has *now*; raise `LoginFailed` if it is of another."""
+    if now.name != account.name:
+        raise LoginFailed(
+            f"the connection leads to {now.name} now, and this task began with {account.name}: clear the task "
+            "if the other account is meant, or change the connection back"
+        )
+    return replace(account, password=now.password)
+
+
 def _token_request(account: Account, form: str) -> Request:
     return Request(
         "POST",
@@ -124,7 +147,7 @@ def _logged_in(keyring: Keyring, now: Callable[[], float], waits: Iterator[float
     retries = NO_ANSWER_RETRIES
     while True:
         try:
-            return (yield from _asked(keyring.account, login_request(keyring.account), now))
+            return (yield from _asked(keyring.account, _entered(keyring.account), now))
         except FailedOver:
             raise
         except Refused as error:
@@ -140,14 +163,18 @@ def _logged_in(keyring: Keyring, now: Callable[[], float], waits: Iterator[float
 def _refreshed(keyring: Keyring, token: Token, now: Callable[[], float]) -> Conversation[Token | None]:
     """Return a new token for *token*, or None: a full login will say what is wrong."""
     try:
-        return (yield from _asked(keyring.account, refresh_request(keyring.account, token), now))
+        return (yield from _asked(keyring.account, sent(refresh_request(keyring.account, token)), now))
     except ResponsysError:
         return None
 
 
-def _asked(account: Account, request: Request, now: Callable[[], float]) -> Conversation[Token]:
+def _entered(account: Account) -> Conversation[Response]:
+    return cast("Response", (yield LogIn(account)))
+
+
+def _asked(account: Account, answer: Conversation[Response], now: Callable[[], float]) -> Conversation[Token]:
     obtained = now()
-    token = read_token((yield from sent(request)), obtained)
+    token = read_token((yield from answer), obtained)
     try:
         base_url(account, token)
     except InvalidSettings as error:

@@ -2,7 +2,10 @@
 
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
-from typing import Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    from airflow_provider_responsys.protocol.account import Account
 
 FORM = "application/x-www-form-urlencoded"
 JSON = "application/json"
@@ -99,7 +102,17 @@ class Authorize:
     refused: Token | None = None
 
 
-Step: TypeAlias = Send | Pause | Authorize
+@dataclass(frozen=True, slots=True)
+class LogIn:
+    """Log in as *account* with the password that its connection has now; the reply is the `Response`.
+
+    Thrown in are what `Send` throws in, and a `LoginFailed` where this machine knows that the login is refused.
+    """
+
+    account: "Account"
+
+
+Step: TypeAlias = Send | Pause | Authorize | LogIn
 Reply: TypeAlias = Response | Token | None
 
 T = TypeVar("T")

@@ -4,10 +4,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, timezone
+from http import HTTPStatus
 from typing import NamedTuple
 
 JSON_TYPE = "application/json;charset=UTF-8"  # recorded
 HTML_TYPE = "text/html"
+TEXT_TYPE = "text/plain"
 
 # The account's time zone, as in Oracle's samples: a display name, not an IANA one.
 TIME_ZONE = "India Standard Time"
@@ -48,6 +50,13 @@ CODES: Mapping[str, Code] = {
     "INVALID_REQUEST_CONTENT": Code(400, "Invalid request content", "Request body is empty or invalid"),
     "INVALID_PARAMETER": Code(400, "Invalid request parameters", "Invalid parameter 'recipientData'"),
     "RECIPIENT_LIMIT_EXCEEDED": Code(400, "Recipient limit exceeded", "More than 200 recipients in one request"),
+    "NO_RECIPIENT_FOUND": Code(404, "Recipient not found", "Recipient Not Found"),
+    "MULTIPLE_RECIPIENTS_FOUND": Code(400, "Multiple recipients found", "Multiple recipients found"),
+    "PROFILE_LIST_NOT_FOUND": Code(404, "Profile list not found", "Profile list not found"),
+    "PROFILE_LIST_NOT_FOUND_IN_FOLDER": Code(404, "Profile list not found", "Profile list not found in folder"),
+    "RECIPIENT_STATUS_UNDELIVERABLE": Code(
+        200, "Recipient undeliverable", "Recipient deliverability status is undeliverable"
+    ),
     "CAMPAIGN_NOT_FOUND": Code(404, "Campaign not found", "The campaign does not exist"),
     "CAMPAIGN_IS_INVALID": Code(400, "Campaign is invalid", "Campaign name is invalid"),
     "CAMPAIGN_NAME_NOT_VALID": Code(400, "Campaign name not valid", "Campaign name is not valid"),
@@ -63,13 +72,17 @@ CODES: Mapping[str, Code] = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One HTTP answer. *code* is the ``errorCode`` it carries, for the counts."""
+    """One HTTP answer. *code* is the ``errorCode`` it carries, for the counts.
+
+    Without *length* it ends where the connection closes.
+    """
 
     status: int
     body: bytes
     content_type: str = JSON_TYPE
     headers: tuple[tuple[str, str], ...] = ()
     code: str = ""
+    length: bool = True
 
 
 class Refusal(Exception):
@@ -88,6 +101,11 @@ def of(value: object, status: int = 200) -> Answer:
 def page(status: int, text: str) -> Answer:
     """Return the HTML page of a gateway."""
     return Answer(status, f"<html><body><h1>{text}</h1></body></html>".encode("ascii"), HTML_TYPE)
+
+
+def bare(status: int) -> Answer:
+    """Return a gateway's answer in plain text."""
+    return Answer(status, HTTPStatus(status).phrase.encode("ascii"), TEXT_TYPE)
 
 
 def envelope(code: str, detail: str | None = None) -> dict[str, object]:

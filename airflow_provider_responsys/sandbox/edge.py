@@ -10,6 +10,7 @@ import asyncio
 import secrets
 import socket
 import struct
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -30,14 +31,19 @@ CONTROL_PREFIX = "/sandbox/"
 HANG_SECONDS = 3600.0
 SLOW_SECONDS = 2.0
 SLOW_PIECES = 10
+DRIP_SECONDS = 1.0
 OK_BELOW = 300
 
 NOTHING = answers.of(None)  # stands for an answer that is never sent
+BARE: Mapping[str, int] = {Kind.BARE_413: 413, Kind.BARE_429: 429, Kind.BARE_503: 503}
 PAGES: Mapping[str, tuple[int, str]] = {
     Kind.BAD_GATEWAY: (502, "Bad Gateway"),
     Kind.HTML_503: (503, "Service Temporarily Unavailable"),  # responsys-api.md 6: plain HTTP 503
     Kind.GATEWAY_TIMEOUT: (504, "Gateway Timeout"),
 }
+
+SILENT = frozenset({Kind.LOST, Kind.RESET, Kind.HANG})
+ENDING = frozenset({Kind.CLOSE, Kind.WRONG_LENGTH})
 
 Control = Callable[[Call], Answer]
 
@@ -130,11 +136,12 @@ class Edge:
         if latency:
             await asyncio.sleep(latency / 2)
         fault, answer = self._effect(call)
+        answer = self._dressed(answer, call)
         if latency:
             await asyncio.sleep(max(arrived + latency - loop.time(), 0))
         if fault is None or fault.kind in RESULT_KINDS:
             await _write(writer, answer)
-            return call.headers.get("connection", "").lower() != "close"
+            return _goes_on(call, answer)
         return await _spoil(fault, answer, call, reader, writer)
 
     def _effect(self, call: Call) -> tuple[Fault | None, Answer]:
@@ -154,6 +161,14 @@ class Edge:
                 return None, answer  # a refusal has no effect for a fault to come after
             self.plan.record(fault)
         return fault, _instead(fault, call) or answer
+
+    def _dressed(self, answer: Answer, call: Call) -> Answer:
+        """Return *answer* framed as the settings want it, and named as its request was, if Responsys gives it."""
+        settings = self.account.settings
+        name = call.headers.get("x-request-id")
+        echoes = settings.echo_request_id and name and answer.content_type == answers.JSON_TYPE
+        headers = (*answer.headers, ("X-Request-Id", name)) if echoes and name else answer.headers
+        return replace(answer, headers=headers, length=answer.length and settings.framing == "length")
 
     def _seen(self, call: Call, endpoint: Endpoint) -> Seen:
         secret = endpoint in (Endpoint.LOGIN, Endpoint.REFRESH)
@@ -192,6 +207,8 @@ def _instead(fault: Fault, call: Call) -> Answer | None:
         return answers.error(fault.kind, status=fault.status)
     if fault.kind in PAGES:
         return answers.page(*PAGES[fault.kind])
+    if fault.kind in BARE:
+        return answers.bare(BARE[fault.kind])
     match fault.kind:
         case Kind.UNLISTED:
             body = answers.envelope("UNEXPECTED_EXCEPTION") | {"errorCode": "SOMETHING_NO_PAGE_LISTS"}
@@ -207,40 +224,62 @@ async def _spoil(
     fault: Fault, answer: Answer, call: Call, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> bool:
     """Send *answer* as *fault* wants it, and return whether the connection goes on."""
+    if fault.kind in SILENT:
+        await _keep_silent(fault, reader, writer)
+        return False
+    answer = _changed(fault, answer)
     match fault.kind:
-        case Kind.LOST:
-            return False
-        case Kind.RESET:
-            _reset(writer)
-            return False
-        case Kind.HANG:
-            async with asyncio.timeout(HANG_SECONDS if fault.seconds is None else fault.seconds):
-                await reader.read(1)  # ends when the client gives up
-            return False
         case Kind.WRONG_LENGTH:
             await _write(writer, answer, promised=len(answer.body) + 1000)
-            return False
         case Kind.SLOW:
             await _write_slowly(writer, answer, SLOW_SECONDS if fault.seconds is None else fault.seconds)
-        case Kind.TRUNCATED:
-            await _write(writer, replace(answer, body=answer.body[: len(answer.body) // 2]))
-        case Kind.EMPTY:
-            await _write(writer, replace(answer, body=b""))
-        case Kind.CLOSE:
-            await _write(writer, answer)
-            return False
+        case Kind.DRIP:
+            await _drip(writer, answer, DRIP_SECONDS if fault.seconds is None else fault.seconds)
         case _:
             await _write(writer, answer)
-    return call.headers.get("connection", "").lower() != "close"
+    return fault.kind not in ENDING and _goes_on(call, answer)
+
+
+async def _keep_silent(fault: Fault, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """End the connection without an answer, as *fault* wants it."""
+    if fault.kind == Kind.RESET:
+        _reset(writer)
+    if fault.kind == Kind.HANG:
+        async with asyncio.timeout(HANG_SECONDS if fault.seconds is None else fault.seconds):
+            await reader.read(1)  # ends when the client gives up
+
+
+def _changed(fault: Fault, answer: Answer) -> Answer:
+    """Return *answer* as *fault* spoils it before it is sent."""
+    half = answer.body[: len(answer.body) // 2]
+    match fault.kind:
+        case Kind.TRUNCATED:
+            return replace(answer, body=half)
+        case Kind.EMPTY:
+            return replace(answer, body=b"")
+        case Kind.NO_LENGTH:
+            return replace(answer, length=False)
+        case Kind.CUT:
+            return replace(answer, body=half, length=False)
+        case _:
+            return answer
+
+
+def _goes_on(call: Call, answer: Answer) -> bool:
+    """Return whether the connection goes on after *answer*."""
+    return answer.length and call.headers.get("connection", "").lower() != "close"
 
 
 def _head(answer: Answer, promised: int | None = None) -> bytes:
+    length = f"Content-Length: {len(answer.body) if promised is None else promised}"
+    # Recorded: its first digits are the seconds, the lowest byte first.
+    moment = struct.pack("<I", int(time.time())).hex()
     lines = [
         f"HTTP/1.1 {int(answer.status)} {HTTPStatus(answer.status).phrase}",
         f"Date: {formatdate(usegmt=True)}",
         f"Content-Type: {answer.content_type}",
-        f"Content-Length: {len(answer.body) if promised is None else promised}",
-        f"X-CorrelationID: {secrets.token_hex(16)}",  # recorded
+        length if answer.length or promised is not None else "Connection: close",
+        f"X-CorrelationID: Id-{moment}{secrets.token_hex(8)} 0",
         *(f"{name}: {value}" for name, value in answer.headers),
     ]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
@@ -258,6 +297,14 @@ async def _write_slowly(writer: asyncio.StreamWriter, answer: Answer, seconds: f
         await asyncio.sleep(seconds / SLOW_PIECES)
         writer.write(answer.body[start : start + step])
         await writer.drain()
+
+
+async def _drip(writer: asyncio.StreamWriter, answer: Answer, seconds: float) -> None:
+    text = _head(answer) + answer.body
+    for place in range(len(text)):
+        writer.write(text[place : place + 1])
+        await writer.drain()
+        await asyncio.sleep(seconds)
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

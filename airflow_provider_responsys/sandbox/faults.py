@@ -54,6 +54,12 @@ class Kind(StrEnum):
     """The right answer; then the connection is closed, unannounced."""
     SLOW = "slow"
     """The right answer, its body spread over `seconds`."""
+    DRIP = "drip"
+    """The right answer, head and body, a byte each `seconds`."""
+    NO_LENGTH = "no_length"
+    """The right answer without a length, as recorded: it ends where the connection closes."""
+    CUT = "cut"
+    """The same, and the connection closes in the middle of it."""
 
     # A wrong answer.
     UNLISTED = "unlisted"
@@ -64,6 +70,12 @@ class Kind(StrEnum):
     """HTTP 503 with an HTML page."""
     GATEWAY_TIMEOUT = "gateway_timeout"
     """HTTP 504 with an HTML page."""
+    BARE_413 = "bare_413"
+    """HTTP 413 in plain text, before the request reached Responsys."""
+    BARE_429 = "bare_429"
+    """HTTP 429 in plain text, before the request reached Responsys."""
+    BARE_503 = "bare_503"
+    """HTTP 503 in plain text."""
     REDIRECT = "redirect"
     """HTTP 307 to the same address."""
     EMPTY = "empty"
@@ -91,10 +103,24 @@ class Kind(StrEnum):
 RESULT_KINDS = frozenset(
     {Kind.ENDLESS, Kind.PURGED, Kind.EXPIRED, Kind.UNKNOWN_STATUS, Kind.ROW_MISSING, Kind.ROW_TOO_MANY},
 )
-# A redirect says that nothing was done here.
-ONLY_BEFORE = frozenset({Kind.REDIRECT, *(code for code, words in CODES.items() if words.nothing_queued)})
+# A redirect says that nothing was done here, as does a gateway that keeps a request out.
+ONLY_BEFORE = frozenset(
+    {Kind.REDIRECT, Kind.BARE_413, Kind.BARE_429, *(code for code, words in CODES.items() if words.nothing_queued)}
+)
 # These need the right answer, so the effect as well.
-ONLY_AFTER = frozenset({Kind.CLOSE, Kind.SLOW, Kind.EMPTY, Kind.TRUNCATED, Kind.WRONG_LENGTH, *RESULT_KINDS})
+ONLY_AFTER = frozenset(
+    {
+        Kind.CLOSE,
+        Kind.SLOW,
+        Kind.DRIP,
+        Kind.NO_LENGTH,
+        Kind.CUT,
+        Kind.EMPTY,
+        Kind.TRUNCATED,
+        Kind.WRONG_LENGTH,
+        *RESULT_KINDS,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +133,7 @@ class Fault:
     *times* times. *when* is "before" the effect unless the kind only makes
     sense "after"; a request that is refused anyway is answered with its
     refusal whatever comes after. *seconds* is how long a hang or a slow answer
-    lasts; *status* replaces the HTTP status of an error code.
+    lasts, and how long after one byte of a drip the next one comes; *status* replaces the HTTP status of an error code.
     """
 
     on: str

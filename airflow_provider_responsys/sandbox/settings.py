@@ -42,6 +42,15 @@ class Settings:
     latency: float = _setting(0.0, "seconds that each answer takes; half before the effect, half after it")
     idle_timeout: float = _setting(60.0, "seconds after which an unused connection is closed, unannounced")
 
+    echo_request_id: bool = _setting(
+        default=True, text="send the X-Request-Id of a request back with its answer, as Responsys does since 26C"
+    )
+    framing: str = _setting(
+        "length",
+        "how an answer ends: at its Content-Length; or where the connection closes, as in recorded answers",
+        choices=("length", "close"),
+    )
+
     token_lifetime: float = _setting(2 * HOUR, "seconds that a token is valid")
     bad_token_as_500: bool = _setting(
         default=False,
@@ -66,8 +75,8 @@ class Settings:
     capacity_limit: int | None = _setting(None, "push requests in ten minutes before the internal capacity is used up")
     ratelimit: str = _setting(
         "on",
-        "whether the limits can be read: on; off (404); refused (401, a missing role)",
-        choices=("on", "off", "refused"),
+        "whether the limits can be read: on; off (404); refused (401, a missing role); page (404, a gateway's page)",
+        choices=("on", "off", "refused", "page"),
     )
     ratelimit_rows: tuple[Mapping[str, object], ...] | None = _setting(None, "rows to tell instead of the real limits")
 

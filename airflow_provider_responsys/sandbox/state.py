@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -146,6 +147,8 @@ class Account:
         match self.settings.ratelimit:
             case "off":
                 raise Refusal("RESOURCE_NOT_FOUND")
+            case "page":
+                return answers.page(HTTPStatus.NOT_FOUND, "Not Found")
             case "refused":
                 raise Refusal("INSUFFICIENT_ACCESS")
             case _:

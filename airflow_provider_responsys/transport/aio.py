@@ -17,12 +17,13 @@ from yarl import URL
 
 from airflow_provider_responsys.errors import NoAnswer, NotSent, ResponsysError
 from airflow_provider_responsys.protocol.account import Account
-from airflow_provider_responsys.protocol.auth import Keyring, authorize
+from airflow_provider_responsys.protocol.auth import Keyring, authorize, is_refusal, login_request, renewed
 from airflow_provider_responsys.protocol.wire import (
     CORRELATION,
     TRACKING,
     Authorize,
     Conversation,
+    LogIn,
     Pause,
     Reply,
     Request,
@@ -35,10 +36,13 @@ from airflow_provider_responsys.transport.limits import (
     CONNECT_TIMEOUT,
     HEADERS,
     IDLE,
+    LOCK_MARGIN,
     PIECE,
     login_waits,
     tell,
+    unreadable,
 )
+from airflow_provider_responsys.transport.refused import Memory
 from airflow_provider_responsys.transport.unpack import Body
 
 NOTHING_LEFT = (
@@ -69,7 +73,11 @@ class End(Generic[T]):
 
 
 class Responsys:
-    """A line to *account*: any number of conversations at once, one login for all of them."""
+    """A line to *account*: any number of conversations at once, one login for all of them.
+
+    *memory* is what the machine knows of refused logins; *reread* reads the account's connection again, which is
+    done before each login with the password.
+    """
 
     def __init__(
         self,
@@ -79,8 +87,12 @@ class Responsys:
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
         login_waits: Callable[[], Iterator[float]] = login_waits,
+        memory: Memory | None = None,
+        reread: Callable[[], Awaitable[Account]] | None = None,
     ) -> None:
         self._account = account
+        self._memory = memory
+        self._reread = reread
         self._user_agent = user_agent
         self._sleep = sleep
         self._clock = clock
@@ -137,12 +149,42 @@ class Responsys:
                 return None
             case Authorize(refused):
                 return await self._authorize(refused)
+            case LogIn(account):
+                return await self._log_in(account)
 
     async def _authorize(self, refused: Token | None) -> Token:
         since = self._clock()
         async with self._login:
             waits = self._login_waits()
             return await self.run(authorize(self._keyring, refused, now=self._clock, waits=waits, since=since))
+
+    async def _log_in(self, account: Account) -> Response:
+        """Log in as *account* once, unless this machine knows that it is refused."""
+        account = await self._renewed(account)
+        if self._memory is None:
+            return await self._exchange(login_request(account))
+        turn = self._memory.open(account)
+        try:
+            for wait in self._memory.lock(turn, account.timeout + LOCK_MARGIN):
+                await asyncio.sleep(wait)
+            if not self._memory.always_asks:
+                await asyncio.to_thread(turn.check)  # its hashes are slow on purpose
+            response = await self._exchange(login_request(account))
+            if (refused := is_refusal(response)) is not None:
+                await asyncio.to_thread(turn.learn, refused=refused)
+            return response
+        finally:
+            turn.end()
+
+    async def _renewed(self, account: Account) -> Account:
+        """Return *account* with the password that its connection has now."""
+        if self._reread is None:
+            return account
+        try:
+            now = await self._reread()
+        except Exception as error:
+            raise unreadable(account, error) from error
+        return renewed(account, now)
 
     async def _exchange(self, request: Request) -> Response:
         """Send *request* once and return the whole answer, whatever it is."""

@@ -63,7 +63,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         with self._changed:
-            while self._cut_those_due() or self._changed.wait(LINGER):
+            while self._cut_those_due() or self._changed.wait(LINGER) or self._running:
                 pass
             self._thread = None
 

@@ -4,6 +4,8 @@ import logging
 import random
 from collections.abc import Iterator
 
+from airflow_provider_responsys.errors import InvalidSettings, LoginFailed, NotSent, ResponsysError
+from airflow_provider_responsys.protocol.account import Account
 from airflow_provider_responsys.protocol.wire import Pause
 
 CONNECT_TIMEOUT = 5.0
@@ -15,6 +17,9 @@ IDLE = 5.0
 PIECE = 64 * 1024
 
 HEADERS = {"Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
+
+LOCK_MARGIN = 2 * CONNECT_TIMEOUT
+"""Seconds beyond the timeout of an answer after which a login that another process began must be over."""
 
 NOTICED = 10.0
 """Seconds after which a person wonders why nothing happens."""
@@ -42,3 +47,10 @@ def tell(log: logging.Logger, pause: Pause) -> None:
     """Log a pause that a person would notice, if it says why."""
     if pause.reason and pause.seconds >= NOTICED:
         log.info("Trying again in %.0f s: %s", pause.seconds, pause.reason)
+
+
+def unreadable(account: Account, error: Exception) -> ResponsysError:
+    """Return what it means for a login as *account* that its connection can't be read again: *error* says why."""
+    if isinstance(error, InvalidSettings):
+        return LoginFailed(str(error))
+    return NotSent(f"{account.host}: the connection can't be read again ({type(error).__name__})")

@@ -14,12 +14,13 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionErro
 
 from airflow_provider_responsys.errors import NoAnswer, NotSent, ResponsysError
 from airflow_provider_responsys.protocol.account import Account
-from airflow_provider_responsys.protocol.auth import Keyring, authorize
+from airflow_provider_responsys.protocol.auth import Keyring, authorize, is_refusal, login_request, renewed
 from airflow_provider_responsys.protocol.wire import (
     CORRELATION,
     TRACKING,
     Authorize,
     Conversation,
+    LogIn,
     Pause,
     Reply,
     Request,
@@ -34,10 +35,13 @@ from airflow_provider_responsys.transport.limits import (
     CONNECT_TIMEOUT,
     HEADERS,
     IDLE,
+    LOCK_MARGIN,
     PIECE,
     login_waits,
     tell,
+    unreadable,
 )
+from airflow_provider_responsys.transport.refused import Memory
 from airflow_provider_responsys.transport.unpack import Body
 
 T = TypeVar("T")
@@ -46,7 +50,11 @@ log = logging.getLogger(__name__)
 
 
 class Responsys:
-    """A line to *account*: one connection a thread, one login for all of them."""
+    """A line to *account*: one connection a thread, one login for all of them.
+
+    *memory* is what the machine knows of refused logins; *reread* reads the account's connection again, which is
+    done before each login with the password.
+    """
 
     def __init__(
         self,
@@ -56,8 +64,12 @@ class Responsys:
         sleep: Callable[[float], object] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
         login_waits: Callable[[], Iterator[float]] = login_waits,
+        memory: Memory | None = None,
+        reread: Callable[[], Account] | None = None,
     ) -> None:
         self._account = account
+        self._memory = memory
+        self._reread = reread
         self._user_agent = user_agent
         self._sleep = sleep
         self._clock = clock
@@ -104,12 +116,42 @@ class Responsys:
                 return None
             case Authorize(refused):
                 return self._authorize(refused)
+            case LogIn(account):
+                return self._log_in(account)
 
     def _authorize(self, refused: Token | None) -> Token:
         since = self._clock()
         with self._login:
             waits = self._login_waits()
             return self.run(authorize(self._keyring, refused, now=self._clock, waits=waits, since=since))
+
+    def _log_in(self, account: Account) -> Response:
+        """Log in as *account* once, unless this machine knows that it is refused."""
+        account = self._renewed(account)
+        if self._memory is None:
+            return self._exchange(login_request(account))
+        turn = self._memory.open(account)
+        try:
+            for wait in self._memory.lock(turn, account.timeout + LOCK_MARGIN):
+                time.sleep(wait)
+            if not self._memory.always_asks:
+                turn.check()
+            response = self._exchange(login_request(account))
+            if (refused := is_refusal(response)) is not None:
+                turn.learn(refused=refused)
+            return response
+        finally:
+            turn.end()
+
+    def _renewed(self, account: Account) -> Account:
+        """Return *account* with the password that its connection has now."""
+        if self._reread is None:
+            return account
+        try:
+            now = self._reread()
+        except Exception as error:
+            raise unreadable(account, error) from error
+        return renewed(account, now)
 
     def _exchange(self, request: Request) -> Response:
         wire: _Wire | None = getattr(self._here, "wire", None)

@@ -196,3 +196,11 @@ def test_names_are_encoded_in_paths() -> None:
 def test_an_account_hides_its_password() -> None:
     """An account may be logged."""
     assert "hunter2" not in repr(account_from(**fields()))
+
+
+def test_an_account_is_a_user_at_a_host() -> None:
+    """What tells it from others, and no secret."""
+    assert (
+        Account(host="https://login5.responsys.net", login="u", password="p").name
+        == "u at https://login5.responsys.net"
+    )

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
@@ -21,12 +22,14 @@ from airflow_provider_responsys.protocol.auth import (
     REFRESH_AFTER,
     Keyring,
     authorize,
+    is_refusal,
     login_request,
     read_token,
     refresh_request,
+    renewed,
 )
 from airflow_provider_responsys.protocol.call import authorized
-from airflow_provider_responsys.protocol.wire import FORM, Response, Send, Token
+from airflow_provider_responsys.protocol.wire import FORM, LogIn, Response, Token
 
 if TYPE_CHECKING:
     from tests.protocol.conftest import Drive
@@ -323,4 +326,52 @@ def test_who_waited_for_a_login_that_failed_shares_its_failure(account: Account)
     with pytest.raises(NotSent, match="refused"):
         next(wait_for_turn(keyring, since=9.5))
 
-    assert isinstance(next(wait_for_turn(keyring, since=10.5, now=11.0)), Send)
+    assert isinstance(next(wait_for_turn(keyring, since=10.5, now=11.0)), LogIn)
+
+
+@pytest.mark.parametrize(
+    ("response", "said"),
+    [
+        (WRONG_PASSWORD, True),
+        (login(), False),
+        (refusal("PASSWORD_LOCKOUT", 401), None),
+        (refusal("ODD_CODE"), None),
+        (TOO_MANY, None),
+        (Response(200, b"<html>"), None),
+        (Response(503), None),
+    ],
+)
+def test_only_a_wrong_password_is_a_refusal(response: Response, said: bool | None) -> None:
+    """And only a token says that it is right; anything else may pass."""
+    assert is_refusal(response) is said
+
+
+def test_a_login_is_a_step_of_its_own(account: Account) -> None:
+    """The driver reads the password again and knows what was refused: the conversation only says as whom."""
+    step = next(authorize(Keyring(account), None, now=lambda: 0.0, waits=iter(())))
+
+    assert step == LogIn(account)
+    assert account.password not in repr(step)
+
+
+def test_a_known_refusal_fails_the_login(account: Account) -> None:
+    """As if it had been answered so: it is final, and says where."""
+    keyring = Keyring(account)
+    asked = authorize(keyring, None, now=lambda: 0.0, waits=iter((1.0,)))
+    next(asked)
+
+    with pytest.raises(LoginFailed, match=f"^{account.host}: refused at 14:03"):
+        asked.throw(LoginFailed("refused at 14:03", code="INVALID_USER_NAME_PASSWORD"))
+
+    assert keyring.failure is not None
+    assert keyring.failure.code == "INVALID_USER_NAME_PASSWORD"
+
+
+def test_a_connection_gives_its_password_only(account: Account) -> None:
+    """Whatever else has changed in it is for another task; one that leads to another account is not followed."""
+    changed = replace(account, password="new", timeout=1.0)
+
+    assert renewed(account, changed) == replace(account, password="new")
+    for other in (replace(changed, login="another"), replace(changed, host="https://another")):
+        with pytest.raises(LoginFailed, match="another"):
+            renewed(account, other)

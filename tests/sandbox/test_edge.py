@@ -1,9 +1,11 @@
+import re
 import socket
 import threading
+import time
 
 import pytest
 
-from airflow_provider_responsys.sandbox import Sandbox
+from airflow_provider_responsys.sandbox import Fault, Sandbox
 from tests.sandbox.conftest import HA, PUSH, Client, Start, recipient
 
 
@@ -25,6 +27,46 @@ def test_a_connection_serves_many_requests(start: Start) -> None:
         client.push(recipient(value=f"C{n}"))
 
     assert client.connection.sock is first
+
+
+CORRELATION = re.compile(r"Id-([0-9a-f]{8})[0-9a-f]{16} 0")
+
+
+def test_every_answer_has_an_id_as_recorded(start: Start) -> None:
+    """Twenty-four digits, a space and a zero; the first eight are the seconds, the lowest byte first."""
+    _, client = start()
+    before = int(time.time())
+
+    ids = [client.push(recipient(value=f"C{n}")).headers["X-CorrelationID"] for n in range(3)]
+
+    found = [CORRELATION.fullmatch(each) for each in ids]
+    assert len(set(ids)) == 3
+    assert all(each and before <= int.from_bytes(bytes.fromhex(each[1]), "little") <= time.time() for each in found)
+
+
+@pytest.mark.parametrize("echoes", [True, False])
+def test_a_requests_own_id_comes_back(start: Start, *, echoes: bool) -> None:
+    """With acceptances, refusals and polls, since 26C; not with what has no such id."""
+    _, client = start(echo_request_id=echoes)
+
+    accepted = client.push(recipient(), X_Request_Id="4711")
+    refused = client.push(recipient(value=""), X_Request_Id="4712")
+    polled = client.ask("GET", f"{HA}/requests/{accepted.json['requestId']}", X_Request_Id="4713")
+    nameless = client.push(recipient(value="C2"))
+
+    ids = [reply.headers.get("X-Request-Id") for reply in (accepted, refused, polled, nameless)]
+    assert ids == (["4711", "4712", "4713", None] if echoes else [None] * 4)
+
+
+def test_answers_may_end_as_recorded(start: Start) -> None:
+    """Without a length, where the connection closes; also a gateway's page."""
+    sandbox, client = start(framing="close")
+    sandbox.plan(Fault("push", "html_503", nth=2))
+
+    replies = [client.push(recipient(value=f"C{n}")) for n in range(3)]
+
+    assert [reply.status for reply in replies] == [202, 503, 202]
+    assert not any("Content-Length" in reply.headers for reply in replies)
 
 
 def test_a_connection_ends_when_the_client_says_so(start: Start) -> None:

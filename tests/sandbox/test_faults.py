@@ -69,6 +69,7 @@ def test_a_hang_may_end_without_an_answer(start: Start) -> None:
         ("bad_gateway", 502, "Bad Gateway"),
         ("html_503", 503, "Service Temporarily Unavailable"),
         ("gateway_timeout", 504, "Gateway Timeout"),
+        ("bare_503", 503, "Service Unavailable"),
         ("UNRECOVERABLE_EXCEPTION", 500, "UNRECOVERABLE_EXCEPTION"),
         ("UNEXPECTED_EXCEPTION", 500, "UNEXPECTED_EXCEPTION"),
     ],
@@ -155,6 +156,47 @@ def test_a_slow_answer_arrives_whole(start: Start) -> None:
     reply = client.push(recipient())
 
     assert reply.json["status"] == "REQUEST_ACCEPTED"
+
+
+@pytest.mark.parametrize(("kind", "status"), [("bare_413", 413), ("bare_429", 429)])
+def test_a_gateway_keeps_a_request_out(start: Start, kind: str, status: int) -> None:
+    """In plain text, without a name, and before the effect only."""
+    sandbox, client = start(faults=[Fault("push", kind)])
+
+    reply = client.push(recipient(), X_Request_Id="4711")
+
+    assert (reply.status, reply.headers["Content-Type"]) == (status, "text/plain")
+    assert "X-Request-Id" not in reply.headers
+    assert not sandbox.pushes
+    with pytest.raises(InvalidSettings, match="can't come after"):
+        Fault("push", kind, when="after")
+
+
+@pytest.mark.parametrize(("kind", "whole"), [("no_length", True), ("cut", False)])
+def test_an_answer_may_end_with_its_connection(start: Start, kind: str, whole: bool) -> None:
+    """As recorded; cut or whole, HTTP does not tell."""
+    sandbox, client = start(faults=[Fault("push", kind)])
+
+    reply = client.push(recipient())
+
+    assert reply.status == 202
+    assert "Content-Length" not in reply.headers
+    assert reply.headers["Connection"] == "close"
+    assert reply.body.endswith(b"}]}") is whole
+    assert sandbox.report()["pushes"] == 1
+
+
+def test_an_answer_may_drip(start: Start) -> None:
+    """A byte at a time from the first one on; it is right in the end, if anybody waits that long."""
+    sandbox, client = start(faults=[Fault("push", "drip", seconds=0.0, nth=1), Fault("push", "drip", nth=2)])
+
+    reply = client.push(recipient())
+    client.connection.sock.settimeout(0.2)
+    with pytest.raises(TimeoutError):
+        client.push(recipient(value="C2"))
+
+    assert reply.json["status"] == "REQUEST_ACCEPTED"
+    assert sandbox.report()["pushes"] == 2
 
 
 def test_a_connection_closes_unannounced(start: Start) -> None:
