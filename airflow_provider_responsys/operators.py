@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from functools import partial
 from queue import SimpleQueue
@@ -18,7 +18,6 @@ from airflow_provider_responsys.errors import (
     LoginFailed,
     NotAllSent,
     ResponsysError,
-    SendRefused,
     SettingsChanged,
     StateLost,
 )
@@ -31,7 +30,7 @@ from airflow_provider_responsys.metrics import Metrics
 from airflow_provider_responsys.progress import PUSH, Note, PushObserver
 from airflow_provider_responsys.protocol.call import authorized
 from airflow_provider_responsys.protocol.pace import Pace
-from airflow_provider_responsys.protocol.probe import probe
+from airflow_provider_responsys.protocol.polling import probe
 from airflow_provider_responsys.protocol.push import (
     MAX_BODY,
     MAX_RECIPIENTS,
@@ -45,12 +44,19 @@ from airflow_provider_responsys.protocol.ratelimit import push_limit
 from airflow_provider_responsys.recipients.fields import FieldSettings
 from airflow_provider_responsys.recipients.rows import Chunk, from_sequence
 from airflow_provider_responsys.recipients.spool import Spool
+from airflow_provider_responsys.sending.aside import Aside
+from airflow_provider_responsys.sending.budget import Budget
 from airflow_provider_responsys.sending.engine import Delivery, Engine, Limits
+from airflow_provider_responsys.sending.gate import Gate
 from airflow_provider_responsys.sending.outcome import Resumed, Sent, doubt_lines
-from airflow_provider_responsys.sending.run import Doubt, Halt, Inbox, Report, Run
+from airflow_provider_responsys.sending.run import LOOK_UP, Halt, Inbox, Report, Run
 from airflow_provider_responsys.sending.source import Spooled
+from airflow_provider_responsys.sending.threads import Call, Pool
+from airflow_provider_responsys.sending.verdict import FINAL, doubt_line, judge, problem_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import jinja2
     from airflow.providers.common.compat.sdk import Context
 
@@ -63,8 +69,11 @@ KILL_GRACE = 3.0
 ANSWER_MARGIN = 10.0
 """Seconds, beyond the read timeout, by which every answer has come or is lost."""
 
-FINAL = (InvalidSettings, InvalidRecipients, SendRefused, StateLost, SettingsChanged)
-"""What another try of the same task would run into again."""
+LAST_SECONDS = 0.5
+"""Seconds beyond its grace after which a stopped sender is left behind, and what is known is reported without it."""
+
+REPORT_SECONDS = 5.0
+"""Seconds before the execution_timeout at which no answer is waited for any more."""
 
 
 class TriggerPushOperator(BaseOperator):
@@ -72,7 +81,7 @@ class TriggerPushOperator(BaseOperator):
 
     The recipients are read, checked and de-duplicated before the first request
     leaves. The task ends when Responsys has queued every batch; pass its output
-    to a `PushRequestSensor` to wait for what became of them. While it sends, its log
+    to a `PushRequestSensor` to wait for their results. While it sends, its log
     says each half minute how far it is; Airflow's task state store (3.3 and newer)
     shows the same under ``push_progress``. `metrics` names what it counts.
 
@@ -96,7 +105,12 @@ class TriggerPushOperator(BaseOperator):
     :param delivery: ``at_most_once``, or ``at_least_once``, which sends again what
         may have been lost, also by an earlier try: people may be pushed twice
     :param on_in_doubt: after all else is sent, ``fail`` or ``continue`` when
-        somebody is in doubt
+        recipients are in doubt
+    :param max_in_doubt: stop sending when so many recipients are in doubt: a count, or
+        below 1 a share of those in the source. A share is at least what is in flight
+        at a time. The other recipients are left ``not_sent``, and Airflow does not
+        retry: find out what loses answers, then clear the task, and it goes on with
+        them. It counts over all tries, and anew after a clear
     :param on_clear: after a person cleared the task, ``resume`` sends to everyone
         who is neither accepted nor in doubt; ``restart`` forgets what this task
         sent before
@@ -106,8 +120,8 @@ class TriggerPushOperator(BaseOperator):
     :param ledger_conn_id: connection to the database that remembers who has been
         pushed, across tasks and runs; otherwise config ``[responsys] ledger_conn_id``,
         and without either Airflow's task state store
-    :param in_doubt_path: object storage path to write whoever is in doubt to, as JSON
-        lines (templated)
+    :param in_doubt_path: object storage path to write the recipients in doubt to, as
+        JSON lines (templated)
     :param message_expiration: seconds that a push may wait in Responsys' queue;
         ``asyncApi`` only, where Responsys' own default is an hour
     :param requests_per_minute: pace; otherwise the connection's, the account's own
@@ -118,13 +132,14 @@ class TriggerPushOperator(BaseOperator):
     :param dry_run: read, check, plan and report, and send nothing
     :param responsys_conn_id: connection to Responsys (templated)
 
-    It returns ``campaign_name``, ``send_key``, ``dry_run``, ``request_ids`` and
-    ``recipients``: how many were ``read``, and of those ``accepted``,
+    It returns ``campaign_name``, ``send_key``, ``dry_run``, ``request_ids``,
+    ``recipients`` and ``problem``: how many were ``read``, and of those ``accepted``,
     ``rejected``, ``in_doubt``, ``not_sent``, ``withheld``, ``duplicate`` and
-    ``invalid``, which add up to ``read``. Each is also an XCom key of its own.
-    All of it is pushed as well when the task fails after something was sent.
+    ``invalid``, which add up to ``read``; and why the task failed, in counts and
+    codes, or none. Each is also an XCom key of its own. All of it is pushed as well
+    when the task fails, unless another try has taken its place.
 
-    :raises NotAllSent: somebody was not sent to, for a reason that may pass;
+    :raises NotAllSent: recipients were not sent to, for a reason that may pass;
         another try goes on where this one stopped
     :raises AirflowFailException: another try would change nothing; the message
         says why
@@ -161,6 +176,7 @@ class TriggerPushOperator(BaseOperator):
         max_recipients: int | None = None,
         delivery: Literal["at_most_once", "at_least_once"] = "at_most_once",
         on_in_doubt: Literal["fail", "continue"] = "fail",
+        max_in_doubt: float = 0.05,
         on_clear: tries.OnClear = "resume",
         send_key: str | None = None,
         ledger_conn_id: str | None = None,
@@ -189,6 +205,7 @@ class TriggerPushOperator(BaseOperator):
         self.max_recipients = max_recipients
         self.delivery = delivery
         self.on_in_doubt = on_in_doubt
+        self.max_in_doubt = max_in_doubt
         self.on_clear = on_clear
         self.send_key = send_key
         self.ledger_conn_id = ledger_conn_id
@@ -201,6 +218,10 @@ class TriggerPushOperator(BaseOperator):
         self.responsys_conn_id = responsys_conn_id
         self._rows: Any = None
         self._inbox: Inbox | None = None
+        self._stop: Halt | None = None
+        self._stopped_at = math.inf
+        self._known: Callable[[], Sent] | None = None
+        self._left_behind = False
 
     def _do_render_template_fields(
         self,
@@ -220,114 +241,203 @@ class TriggerPushOperator(BaseOperator):
     def execute(self, context: "Context") -> dict[str, Any]:
         """Send the campaign; return who was accepted and who was not."""
         self._inbox = SimpleQueue()
+        self._stop, self._stopped_at, self._known, self._left_behind = None, math.inf, None, False
+        # Aside: Airflow's execution_timeout is raised on this thread, between any two instructions.
+        sender = Call(partial(self._execute, context, self._inbox))
+        Pool(1, "responsys-send").submit(sender)
         try:
-            return self._execute(context, self._inbox)
-        except FINAL as error:
-            raise AirflowFailException(str(error)) from error
+            while not sender.wait(LOOK_UP):
+                if time.monotonic() > self._stopped_at + KILL_GRACE + LAST_SECONDS:
+                    self._leave_behind(context, NotAllSent("the task was told to stop"))
+        except BaseException as error:
+            if not (sender.ended or self._left_behind):
+                self._tell(Halt(NotAllSent("the task ran into its execution_timeout"), KILL_GRACE))
+                if not sender.wait(KILL_GRACE + LAST_SECONDS):
+                    self._leave_behind(context, error)
+            raise
+        return sender.result()
 
     def on_kill(self) -> None:
         """Ask the sender to stop; it settles what came back and raises."""
         # Called from a signal handler: it may do no more than this.
-        if self._inbox is not None:
-            self._inbox.put(Halt(NotAllSent("the task was told to stop"), KILL_GRACE))
+        self._tell(Halt(NotAllSent("the task was told to stop"), KILL_GRACE))
+
+    def _tell(self, halt: Halt) -> None:
+        if self._inbox is not None and self._stop is None:
+            self._stop, self._stopped_at = halt, time.monotonic()
+            self._inbox.put(halt)
+
+    def _leave_behind(self, context: "Context", error: BaseException) -> None:
+        """Report what is known without the sender, which hangs before its first claim, and raise *error*."""
+        self._report_unsent(context, error)
+        self._left_behind = True
+        raise error
 
     def _execute(self, context: "Context", inbox: Inbox) -> dict[str, Any]:
+        """Send and report; raise what the task must fail with."""
         began = time.monotonic()
-        settings = self._check()
-        with ResponsysHook(self.responsys_conn_id) as hook:
-            # What can't be put into a request is found here, not on the way.
-            push_request(hook.account().family, self._push_settings(), ("{}",))
-            if self.plan_only or hook.account().dry_run:
-                return self._plan(context, settings)
-            with closing(self._ledger(context, hook.account().timeout + ANSWER_MARGIN)) as ledger:
-                key = ledger.begin(self._identity(hook, settings))
-                try:
-                    sent = self._send(context, hook, ledger, key, settings, inbox=inbox, began=began)
-                except Fenced:
-                    raise
-                except Exception:
-                    self._report_earlier(context, ledger)
-                    raise
-        result = self._result(context, sent)
-        if failure := self._failure(sent):
-            # XCom does not tell the tries of a task apart: a try that was replaced must not write over its successor's.
-            if not isinstance(failure, Fenced):
-                self._push(context, sent, result)
-            raise failure
-        return result
+        try:
+            settings = self._check()
+            with ResponsysHook(self.responsys_conn_id) as hook:
+                # What can't be put into a request is found here, not on the way.
+                push_request(hook.account().family, self._push_settings(), ("{}",))
+                if self.plan_only or hook.account().dry_run:
+                    return self._plan(context, settings)
+                sent = self._send(context, hook, settings, inbox, began)
+        except Fenced:
+            raise
+        except FINAL as error:
+            self._report_unsent(context, error)
+            raise AirflowFailException(str(error)) from error
+        except Exception as error:
+            self._report_unsent(context, error)
+            raise
+        return self._ended(context, sent)
+
+    def _ended(self, context: "Context", sent: Sent) -> dict[str, Any]:
+        """Return the report of a send that has come to its end; push it and raise where the task must fail."""
+        record: Literal["sql", "none"] = "sql" if ledger_conn_id_of(self.ledger_conn_id) else "none"
+        for doubt in sent.doubts:
+            self.log.error("%s", doubt_line(doubt, send_key_of(context, self.send_key), record))
+        report = sent.report
+        if report.unwritten:
+            self.log.warning("%d acceptances were not written to the ledger: %s", report.unwritten, report.stopped)
+        verdict = judge(self.campaign_name, sent, on_in_doubt=self.on_in_doubt)
+        result = self._result(context, sent, problem=verdict.problem if verdict else None)
+        # XCom does not tell the tries of a task apart: a try that was replaced must not write over its successor's.
+        if isinstance(report.stopped, Fenced):
+            raise report.stopped
+        if verdict is None:
+            return result
+        self._push(context, result)
+        failure = AirflowFailException if verdict.final else NotAllSent
+        raise failure(verdict.message) from report.stopped
 
     def _plan(self, context: "Context", settings: FieldSettings) -> dict[str, Any]:
         """Read and check the source, and report what would be sent."""
         with Spool() as spool:
             self._fill(spool, MemoryLedger(try_number=1).begin({}), settings)
-            everybody = Report(len(spool), not_sent=len(spool))
-            return self._result(context, Sent.of(spool, Resumed(), everybody), dry_run=True)
+            self._check_count(spool)
+            unsent = Sent.of(spool, Resumed(), Report(len(spool), not_sent=len(spool)))
+            return self._result(context, unsent, dry_run=True)
 
     def _send(
-        self,
-        context: "Context",
-        hook: ResponsysHook,
-        ledger: "Ledger",
-        key: bytes,
-        settings: FieldSettings,
-        *,
-        inbox: Inbox,
-        began: float,
+        self, context: "Context", hook: ResponsysHook, settings: FieldSettings, inbox: Inbox, began: float
     ) -> Sent:
-        """Send to everybody whom no earlier try sent to."""
-        push = self._push_settings()
-        with Spool() as spool:
-            self._fill(spool, key, settings)
-            most = MAX_BODY - overhead(push)
-            ledger.compare(Spooled(spool, MAX_RECIPIENTS, most))
-            take_out = partial(spool.take_out, max_recipients=MAX_RECIPIENTS, max_bytes=most)
-            again = Delivery(self.delivery) is Delivery.AT_LEAST_ONCE
-            resumed = Resumed.of(ledger.earlier(), spool, take_out if again else None)
-            self._check_position(context, resumed)
-            left = len(spool) - resumed.here
-            observer = self._observer(context, resumed)
-            report = Report(0)
-            if left or resumed.repeats:
-                report = Run(
-                    self._engine(hook, began),
-                    spool.batches(max_recipients=MAX_RECIPIENTS, max_bytes=most),
-                    left,
-                    repeats=resumed.repeats,
-                    ledger=ledger,
-                    post=lambda batch_id, bodies: hook.run(
-                        submit(hook.account(), push, bodies, tracking_id=str(batch_id))
-                    ),
-                    probe=lambda: hook.run(probe(hook.account())),
-                    inbox=inbox,
-                    observer=observer,
-                ).to_end()
-            sent = Sent.of(spool, resumed, report)
-            observer.end(sent)
-            if sent.doubts and self.in_doubt_path:
-                self._write_doubts(self.in_doubt_path, doubt_lines(sent.doubts, spool))
-            return sent
+        """Open the ledger, and send to the recipients whom no earlier try sent to."""
+        ledger = self._ledger(context, hook.account().timeout + ANSWER_MARGIN)
+        aside = Aside(inbox)
+        try:
+            self._known = partial(_left_by_earlier_tries, ledger, aside)
+            key = aside.call(partial(ledger.begin, self._identity(hook, settings)))
+            with Spool() as spool:
+                self._fill(spool, key, settings)
+                resumed = self._resume(context, spool, aside, ledger)
+                self._check_count(spool)
+                observer = self._observer(context, resumed)
+                left = len(spool) - resumed.here
+                report = Report(0)
+                if left or resumed.repeats:
+                    engine = self._engine(hook, began, self._budget(spool, resumed))
+                    report = self._run(
+                        hook, engine, spool, resumed, aside=aside, ledger=ledger, inbox=inbox, observer=observer
+                    )
+                sent = Sent.of(spool, resumed, report)
+                self._known = lambda: sent
+                observer.end(sent)
+                if sent.doubts and self.in_doubt_path:
+                    self._write_doubts(self.in_doubt_path, doubt_lines(sent.doubts, spool))
+                return sent
+        except Exception as error:
+            self._look_back(error)
+            raise
+        finally:
+            aside.close(ledger.close)
+
+    def _look_back(self, error: Exception) -> None:
+        """Find out, while the ledger is open, what is known where a try fails with *error* before its send."""
+        known = None
+        try:
+            # A record that is lost tells nothing, and a try that was replaced reports nothing.
+            if self._known and not isinstance(error, (StateLost, Fenced)):
+                known = self._known()
+        except Exception:  # the failure that led here says more
+            self.log.exception("What earlier tries sent could not be read from the ledger")
+        self._known = (lambda: known) if known else None
+
+    def _resume(self, context: "Context", spool: Spool, aside: Aside, ledger: "Ledger") -> Resumed:
+        """Leave out of *spool* what earlier tries sent; return what they did."""
+        take_out = partial(spool.take_out, max_recipients=MAX_RECIPIENTS, max_bytes=self._most_bytes)
+        again = Delivery(self.delivery) is Delivery.AT_LEAST_ONCE
+        # A clear adds the task's retries to its tries so far.
+        first_try = context["ti"].max_tries - (self.retries or 0) + 1
+        # On this thread, as the spool is: SQL ledgers have nothing to compare, Airflow's store takes calls from any.
+        ledger.compare(Spooled(spool, MAX_RECIPIENTS, self._most_bytes))
+        earlier = aside.iterate(ledger.earlier)
+        resumed = Resumed.of(earlier, spool, take_out if again else None, first_try=first_try)
+        unsent = Report.of_nothing_sent(len(spool) - resumed.here, resumed.repeats)
+        known = Sent.of(spool, resumed, unsent)
+        self._known = lambda: known
+        self._check_position(context, resumed)
+        return resumed
+
+    def _run(
+        self,
+        hook: ResponsysHook,
+        engine: Engine,
+        spool: Spool,
+        resumed: Resumed,
+        *,
+        aside: Aside,
+        ledger: "Ledger",
+        inbox: Inbox,
+        observer: PushObserver,
+    ) -> Report:
+        """Send what is left."""
+        push, gate = self._push_settings(), Gate()
+        return Run(
+            engine,
+            spool.batches(max_recipients=MAX_RECIPIENTS, max_bytes=self._most_bytes),
+            len(spool) - resumed.here,
+            repeats=resumed.repeats,
+            ledger=ledger,
+            post=lambda batch_id, bodies: hook.run(
+                gate.guard(batch_id, submit(hook.account(), push, bodies, tracking_id=str(batch_id)))
+            ),
+            probe=lambda: hook.run(probe(hook.account())),
+            inbox=inbox,
+            gate=gate,
+            aside=aside.pool,
+            observer=observer,
+        ).to_end()
 
     def _observer(self, context: "Context", resumed: Resumed) -> PushObserver:
-        """Return who counts what becomes of the requests, and shows how far the send is."""
+        """Return what counts the requests by their outcome, and shows how far the send is."""
         metrics = Metrics(self.log, conn_id=self.responsys_conn_id, campaign_name=self.campaign_name)
         metrics.count("push.recipients.found_in_doubt", resumed.found_in_doubt)
         note = Note(context.get("task_state_store"), PUSH, self.log)
         return PushObserver(metrics, note, try_number=context["ti"].try_number, accepted_earlier=resumed.accepted)
 
     def _write_doubts(self, path: str, lines: Iterable[str]) -> None:
-        """Write who is in doubt where the user asked for it. That it fails changes nothing about what was sent."""
+        """Write the recipients in doubt where the user asked for it. A failure changes nothing about what was sent."""
         try:
             with ObjectStoragePath(path).open("w", encoding="utf-8") as file:  # type: ignore[no-untyped-call]  # Airflow's own
                 file.writelines(f"{line}\n" for line in lines)
         except Exception:  # whatever storage it is, and however it fails
-            self.log.exception("Who is in doubt could not be written to %s", path)
+            self.log.exception("The recipients in doubt could not be written to %s", path)
         else:
-            self.log.info("Who is in doubt is written to %s", path)
+            self.log.info("The recipients in doubt are written to %s", path)
 
     def _push_settings(self) -> Push:
         return Push(self.campaign_name, self.reference_data, self.message_expiration)
 
-    def _result(self, context: "Context", sent: Sent, *, dry_run: bool = False) -> dict[str, Any]:
+    @property
+    def _most_bytes(self) -> int:
+        return MAX_BODY - overhead(self._push_settings())
+
+    def _result(
+        self, context: "Context", sent: Sent, *, problem: str | None = None, dry_run: bool = False
+    ) -> dict[str, Any]:
         """Return what the task reports."""
         self.log.info("Campaign %s%s: %s", self.campaign_name, " (dry run)" if dry_run else "", sent.buckets)
         return {
@@ -336,22 +446,24 @@ class TriggerPushOperator(BaseOperator):
             "dry_run": dry_run,
             "request_ids": sent.request_ids,
             "recipients": sent.buckets.as_dict(),
+            "problem": problem,
         }
 
-    def _push(self, context: "Context", sent: Sent, result: dict[str, Any]) -> None:
-        """Push the *result* of a try that fails, if something was sent."""
-        if sent.request_ids or sent.buckets.in_doubt:
-            for name, value in {**result, "return_value": result}.items():
-                context["ti"].xcom_push(key=name, value=value)
+    def _push(self, context: "Context", result: dict[str, Any]) -> None:
+        """Push the *result* of a try that fails."""
+        if self._left_behind:
+            return  # it is pushed already, and another try may have begun
+        for name, value in {**result, "return_value": result}.items():
+            context["ti"].xcom_push(key=name, value=value)
 
-    def _report_earlier(self, context: "Context", ledger: "Ledger") -> None:
-        """Push what earlier tries sent, where this one fails before it could look at its source."""
+    def _report_unsent(self, context: "Context", error: BaseException) -> None:
+        """Push what is known where a try fails with *error* before, or beside, its send."""
         try:
-            with Spool() as nobody:
-                sent = Sent.of(nobody, Resumed.of(ledger.earlier(), nobody), Report(0))
-            self._push(context, sent, self._result(context, sent))
+            sent = self._known() if self._known else None
+            problem = problem_of(error, sent, first=context["ti"].try_number == 1)
+            self._push(context, self._result(context, sent or Sent.nothing(), problem=problem))
         except Exception:  # the failure that led here says more
-            self.log.exception("What earlier tries sent can't be reported")
+            self.log.exception("What was sent could not be reported")
 
     def _check(self) -> FieldSettings:
         """Raise `InvalidSettings` for a parameter that can't be right; return how rows are read."""
@@ -372,6 +484,10 @@ class TriggerPushOperator(BaseOperator):
             raise InvalidSettings(f"requests_per_minute is {self.requests_per_minute}; it takes a number above 0")
         if self.max_in_flight < 1:
             raise InvalidSettings(f"max_in_flight is {self.max_in_flight}; it takes a number above 0")
+        if not (0.0 <= self.max_in_doubt < 1.0 if isinstance(self.max_in_doubt, float) else self.max_in_doubt >= 1):
+            raise InvalidSettings(
+                f"max_in_doubt is {self.max_in_doubt}; it takes a count of recipients, 1 or more, or a share below 1.0"
+            )
         return FieldSettings(list_type=self.list_type, match_on=self.match_on, api_key=self.api_key)
 
     def _ledger(self, context: "Context", answer_within: float) -> "Ledger":
@@ -390,14 +506,14 @@ class TriggerPushOperator(BaseOperator):
         return {"account": hook.account().name, "campaign_name": self.campaign_name, **settings.identity()}
 
     def _fill(self, spool: Spool, key: bytes, settings: FieldSettings) -> None:
-        """Read, check and spool the whole source, and check how many there are."""
+        """Read, check and spool the whole source."""
         with self._source() as chunks:
             spool.fill(
-                chunks,
+                self._until_told_to_stop(chunks),
                 settings,
                 fingerprinter(key),
                 on_invalid=self.on_invalid,
-                max_body_bytes=MAX_BODY - overhead(self._push_settings()),
+                max_body_bytes=self._most_bytes,
             )
         for example in spool.invalid_examples:
             self.log.warning("Left out: %s", example)
@@ -408,6 +524,15 @@ class TriggerPushOperator(BaseOperator):
             spool.duplicates,
             spool.invalid,
         )
+
+    def _until_told_to_stop(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+        for chunk in chunks:
+            if self._stop:
+                raise self._stop.reason
+            yield chunk
+
+    def _check_count(self, spool: Spool) -> None:
+        """Raise `InvalidRecipients` for a source with too few recipients, or too many."""
         for name, guard, is_broken in (
             ("min_recipients", self.min_recipients, int.__lt__),
             ("max_recipients", self.max_recipients, int.__gt__),
@@ -433,22 +558,23 @@ class TriggerPushOperator(BaseOperator):
                 "shard's record: nothing was sent. Keep the mapped list in a fixed order"
             )
 
-    def _engine(self, hook: ResponsysHook, began: float) -> Engine:
+    def _budget(self, spool: Spool, resumed: Resumed) -> Budget:
+        return Budget(most=self.max_in_doubt, recipients=len(spool), found=resumed.lost_lately)
+
+    def _engine(self, hook: ResponsysHook, began: float, budget: Budget) -> Engine:
         """Log in, and return what decides how fast and how long to send."""
         hook.run(authorized(None))
-        account = hook.account()
-        deadline = math.inf
-        if self.execution_timeout:
-            total = self.execution_timeout.total_seconds()
-            deadline = began + total - min(account.timeout + ANSWER_MARGIN, total / 3)
+        grace = hook.account().timeout + ANSWER_MARGIN
+        total = self.execution_timeout.total_seconds() if self.execution_timeout else math.inf
         limits = Limits(
             max_in_flight=self.max_in_flight,
             retry_for=self.retry_for,
-            grace=account.timeout + ANSWER_MARGIN,
-            deadline=deadline,
+            grace=grace,
+            deadline=began + total - min(grace, total / 3),
+            end=began + total - min(REPORT_SECONDS, total / 10),
             delivery=Delivery(self.delivery),
         )
-        return Engine(limits=limits, pace=Pace.at(self._limit(hook), time.monotonic()))
+        return Engine(limits=limits, pace=Pace.at(self._limit(hook), time.monotonic()), budget=budget)
 
     def _limit(self, hook: ResponsysHook) -> float:
         """Return how many requests a minute may leave."""
@@ -468,36 +594,6 @@ class TriggerPushOperator(BaseOperator):
             "the account's limit" if found else "a guess: set push_requests_per_minute in the connection",
         )
         return found or DEFAULT_REQUESTS_PER_MINUTE
-
-    def _failure(self, sent: Sent) -> Exception | None:
-        """Return what the task must fail with, if anything: passing reasons first, so that all else is sent."""
-        buckets, report = sent.buckets, sent.report
-        counts = f"{self.campaign_name}: {buckets.accepted} of {buckets.read} recipients accepted"
-        stopped = report.stopped
-        self._name(sent.doubts)
-        if isinstance(stopped, Fenced):
-            return stopped
-        if isinstance(stopped, FINAL):
-            return AirflowFailException(f"{counts}, {buckets.not_sent} not sent: {stopped}")
-        if buckets.not_sent or report.to_repeat:
-            again = f" ({report.to_repeat} of them are sent to again by another try)" if report.to_repeat else ""
-            return NotAllSent(f"{counts}, {buckets.not_sent} not sent, {buckets.in_doubt} in doubt{again}: {stopped}")
-        if report.unwritten:
-            self.log.warning("Everything was sent, but the ledger lacks %d answers: %s", report.unwritten, stopped)
-        if buckets.rejected:
-            codes = ", ".join(f"{code}: {count}" for code, count in report.rejected.most_common())
-            return AirflowFailException(f"{counts}, {buckets.rejected} rejected ({codes})")
-        if buckets.in_doubt and self.on_in_doubt == "fail":
-            return AirflowFailException(
-                f"{counts}, {buckets.in_doubt} in doubt: they may have been pushed, and are not pushed again. "
-                "The log names the batches"
-            )
-        return None
-
-    def _name(self, doubts: "list[Doubt]") -> None:
-        """Log which batches are in doubt, how many people that is, and why."""
-        for doubt in doubts:
-            self.log.error("In doubt: %s (%d recipients): %s", doubt.label, doubt.size, doubt.reason)
 
 
 class Rows(Sequence[Any]):
@@ -524,6 +620,12 @@ class Rows(Sequence[Any]):
     def serialize(self) -> str:
         """Return what Airflow may store of it."""
         return repr(self)
+
+
+def _left_by_earlier_tries(ledger: "Ledger", aside: Aside) -> Sent:
+    """Return what earlier tries sent, where this one has no source to compare it with."""
+    with Spool() as empty:
+        return Sent.of(empty, Resumed.of(aside.iterate(ledger.earlier), empty), Report(0))
 
 
 def _is_data(value: Any) -> bool:

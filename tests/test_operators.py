@@ -23,11 +23,13 @@ from sqlalchemy import text
 from uuid6 import uuid7  # as Airflow makes its ids
 
 from airflow_provider_responsys import operators
-from airflow_provider_responsys.errors import Fenced, NotAllSent, SourceFailed
+from airflow_provider_responsys.errors import Fenced, LedgerFailed, NotAllSent, SourceFailed
+from airflow_provider_responsys.ledger.marked import MarkedLedger
 from airflow_provider_responsys.ledger.sql import SqlLedger
 from airflow_provider_responsys.ledger.tries import BEGAN, CLAIMED
 from airflow_provider_responsys.ledgers import ledger_engine
 from airflow_provider_responsys.operators import TriggerPushOperator
+from airflow_provider_responsys.progress import PushObserver
 from airflow_provider_responsys.protocol import pace
 from airflow_provider_responsys.sandbox import Fault, Sandbox
 
@@ -90,12 +92,20 @@ def people(count: int, prefix: str = "C") -> list[dict[str, str]]:
     return [{"customerId": f"{prefix}{number}", "NAME": "Zoë 由紀"} for number in range(count)]
 
 
+def clear(push: Push) -> None:
+    """Clear the push's task, as a person does."""
+    from airflow.models.taskinstance import clear_task_instances  # noqa: PLC0415 -- slow to import
+
+    with create_session() as session:
+        clear_task_instances([session.merge(push.ti)], session)
+
+
 def test_every_row_is_pushed_once_and_reported(sandbox: Sandbox, run_dag: RunDag) -> None:
     """The plain case: three batches, one summary, everybody in one bucket."""
     push = Push(run_dag, recipients=people(450))
 
     assert push.run.state == "success"
-    assert set(push.result) == {"campaign_name", "send_key", "dry_run", "request_ids", "recipients"}
+    assert set(push.result) == {"campaign_name", "send_key", "dry_run", "request_ids", "recipients", "problem"}
     assert set(push.result["recipients"]) == set(BUCKETS)
     assert push.recipients == {"read": 450, "accepted": 450}
     assert sorted(push.result["request_ids"]) == sorted(sandbox.request_ids)
@@ -407,7 +417,9 @@ def test_at_least_once_a_try_that_stops_leaves_the_doubt_to_the_next(sandbox: Sa
     assert push.recipients == {"read": 200, "accepted": 200}
     assert push.ti.try_number > 2
     assert all(isinstance(failure, NotAllSent) for failure in push.failures)
-    assert "0 not sent, 200 in doubt (200 of them are sent to again by another try)" in str(push.failures[0])
+    assert "0 of 200 accepted, 200 in doubt (200 of those in doubt are sent to again by another try)" in str(
+        push.failures[0]
+    )
     assert set(sandbox.pushes.values()) == {2}
 
 
@@ -566,6 +578,7 @@ def test_who_is_in_doubt_is_written_where_the_user_asks(sandbox: Sandbox, run_da
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(lines) == 200
     assert lines[0]["batch"] == "batch 2"
+    assert int(lines[0]["batch_id"]) > 0
     assert lines[0]["recipient"] == {"customerId": "C200", "listType": "PROFILE"}
     assert "no whole answer" in lines[0]["reason"]
 
@@ -772,3 +785,221 @@ def test_a_lost_record_fails_closed_and_names_the_way_out(sandbox: Sandbox, run_
     assert 'on_clear="restart"' in str(push.failures[1])
     assert push.ti.xcom_pull(task_ids="push", key=CLAIMED) == 2
     assert len(sandbox.pushes) == 200
+
+
+def check(push: Push) -> None:
+    """The report of *push* exists, member by member, and its buckets add up."""
+    result = push.result
+    buckets = result["recipients"]
+    assert {key: push.ti.xcom_pull(task_ids="push", key=key) for key in result} == result
+    assert sum(buckets[name] for name in BUCKETS[1:]) == buckets["read"]
+    assert (result["problem"] is None) == (push.run.state == "success")
+
+
+def test_half_of_the_requests_reset_at_once_stop_the_send(sandbox: Sandbox, run_dag: RunDag) -> None:
+    """At 3,000 requests a minute, answered within some milliseconds: at most 1,200 of 8,000 are in doubt, and none pushed."""
+    sandbox.plan(Fault("push", "reset", every=2))
+
+    push = Push(run_dag, recipients=people(8_000), requests_per_minute=3_000, retries=3)
+
+    assert isinstance(push.failures[-1], AirflowFailException)
+    assert "max_in_doubt" in str(push.failures[-1])
+    assert "TooManyInDoubt" in push.result["problem"]
+    assert push.ti.try_number == len(push.failures) == 1
+    assert 800 <= push.recipients["in_doubt"] <= 1_200
+    assert push.recipients["not_sent"] > 5_000
+    assert push.recipients["accepted"] == len(sandbox.pushes)
+    check(push)
+
+
+def test_a_clear_goes_on_with_a_new_budget(sandbox: Sandbox, run_dag: RunDag, ledger: str) -> None:
+    """A person has looked: what was in doubt before stays so, and no longer counts against max_in_doubt."""
+    sandbox.plan(Fault("push", "reset", nth=[2, 3, 6]))
+    arguments = {"recipients": people(2_000), "max_in_doubt": 400, "max_in_flight": 1, "ledger_conn_id": ledger}
+    first = Push(run_dag, **arguments)
+    before = first.recipients
+
+    clear(first)
+    first.run = first.dag.test(logical_date=first.run.logical_date)
+    first.ti = first.run.get_task_instance("push")
+
+    assert before == {"read": 2_000, "accepted": 200, "in_doubt": 400, "not_sent": 1_400}
+    assert first.recipients == {"read": 2_000, "accepted": 1_400, "in_doubt": 600}
+    sandbox.assert_no_duplicates()
+
+
+def test_what_waits_for_a_login_is_not_in_doubt(sandbox: Sandbox, run_dag: RunDag) -> None:
+    """Every token expires, logins are limited, and the task is told to stop: all of them were refused for certain."""
+    sandbox.change(latency=0.05)
+
+    class Killed(TriggerPushOperator):
+        """A push that is told to stop when its requests wait for a login."""
+
+        def execute(self, context: Any) -> dict[str, Any]:
+            threading.Thread(target=self.kill, daemon=True).start()
+            return super().execute(context)
+
+        def kill(self) -> None:
+            while len(sandbox.pushes) < 1_000:
+                time.sleep(0.01)
+            sandbox.change(token_lifetime=0.0, login_limit=0)
+            while sandbox.counts["login"] < 2:
+                time.sleep(0.01)
+            time.sleep(0.5)
+            self.on_kill()
+
+    push = Push(run_dag, kind=Killed, recipients=people(20_000), max_in_flight=32)
+
+    assert "told to stop" in str(push.failures[0])
+    assert "in_doubt" not in push.recipients
+    assert push.recipients["accepted"] == len(sandbox.pushes)
+    sandbox.assert_no_duplicates()
+    check(push)
+
+
+@pytest.mark.parametrize("hangs", ["source", "ledger"])
+def test_a_report_exists_after_an_execution_timeout(
+    sandbox: Sandbox, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch, hangs: str
+) -> None:
+    """Airflow raises it between any two instructions; the first try's acceptances are in the second try's report."""
+    sandbox.plan(Fault("push", "SERVICE_UNAVAILABLE", nth=2))
+    released = threading.Event()
+
+    class Hangs(TriggerPushOperator):
+        """A push whose second try hangs."""
+
+        def execute(self, context: Any) -> dict[str, Any]:
+            if context["ti"].try_number == 2:
+                self.execution_timeout = timedelta(seconds=4)
+                if hangs == "source":
+                    self._source = lambda: released.wait(60)  # type: ignore[method-assign,assignment,return-value]
+                else:
+                    commit = MarkedLedger.commit
+                    monkeypatch.setattr(MarkedLedger, "commit", lambda *_: released.wait(60) and commit(*_))
+            return super().execute(context)
+
+    push = Push(run_dag, kind=Hangs, recipients=people(600), max_in_flight=1, retry_for=1.0, retries=1)
+    released.set()
+
+    assert len(push.failures) == 2
+    assert push.recipients["accepted"] == 200
+    assert push.result["request_ids"] == list(sandbox.request_ids)
+    assert len(sandbox.pushes) == 200
+    check(push)
+
+
+def test_a_report_exists_after_an_error_of_our_own(sandbox: Sandbox, run_dag: RunDag, mocker: MockerFixture) -> None:
+    """What was accepted is settled and reported, and another try goes on."""
+    real, calls = PushObserver.accepted, itertools.count(1)
+
+    def failing(self: PushObserver, recipients: int) -> None:
+        real(self, recipients)
+        if next(calls) == 3:
+            raise RuntimeError("a defect")
+
+    mocker.patch.object(PushObserver, "accepted", failing)
+
+    push = Push(run_dag, recipients=people(2_000), max_in_flight=2, retries=1)
+
+    assert "an unexpected error (RuntimeError)" in str(push.failures[0])
+    assert push.run.state == "success"
+    assert push.recipients == {"read": 2_000, "accepted": 2_000}
+    sandbox.assert_no_duplicates()
+
+
+def test_a_ledger_that_fails_unexpectedly_sends_nothing_more(
+    sandbox: Sandbox, run_dag: RunDag, mocker: MockerFixture
+) -> None:
+    """The last try: its report has what was accepted before, and says why it failed."""
+    real, calls = MarkedLedger.commit, itertools.count(1)
+
+    def failing(self: MarkedLedger, *args: Any) -> Any:
+        if next(calls) == 3:
+            raise KeyError("a defect")
+        return real(self, *args)
+
+    mocker.patch.object(MarkedLedger, "commit", failing)
+
+    push = Push(run_dag, recipients=people(2_000), max_in_flight=1)
+
+    assert "failed unexpectedly (KeyError)" in str(push.failures[0])
+    assert isinstance(push.failures[0].__cause__, LedgerFailed)
+    assert push.recipients["accepted"] == len(sandbox.pushes)
+    check(push)
+
+
+def test_a_report_exists_where_the_record_is_lost(sandbox: Sandbox, run_dag: RunDag) -> None:
+    """Airflow has deleted the earlier try's; this one says what is known, which is nothing."""
+    sandbox.plan(Fault("push", "SERVICE_UNAVAILABLE", nth=2))
+
+    push = Push(run_dag, kind=Cleaned, recipients=people(400), max_in_flight=1, retry_for=1.0, retries=5)
+
+    assert push.result["problem"] == "what earlier tries sent is not known: StateLost"
+    assert push.recipients == {}
+    check(push)
+
+
+def test_a_report_exists_where_nothing_was_sent(sandbox: Sandbox, run_dag: RunDag) -> None:
+    """The campaign does not exist: everyone is in a bucket, and the problem is a code."""
+    push = Push(run_dag, recipients=people(300), campaign_name="No_Such_Campaign", max_in_flight=1)
+
+    assert push.result["problem"] == "0 of 300 accepted, 200 rejected, 100 not sent: CAMPAIGN_NOT_FOUND"
+    check(push)
+
+
+def test_a_report_exists_where_a_guard_holds(sandbox: Sandbox, run_dag: RunDag) -> None:
+    """The source was read: its recipients are not sent."""
+    push = Push(run_dag, recipients=people(3), min_recipients=4)
+
+    assert push.result["problem"] == "0 of 3 accepted, 3 not sent: InvalidRecipients"
+    assert push.recipients == {"read": 3, "not_sent": 3}
+    check(push)
+
+
+def test_a_doubt_is_logged_with_what_to_type(
+    sandbox: Sandbox, run_dag: RunDag, ledger: str, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The id in the log is the request's X-Request-Id, and the one that the command takes."""
+    sandbox.plan(Fault("push", "lost", when="after", nth=2))
+    path = tmp_path / "in_doubt.jsonl"
+
+    Push(run_dag, recipients=people(450), max_in_flight=1, ledger_conn_id=ledger, in_doubt_path=path.as_uri())
+
+    sent = [dict(seen.headers)["x-request-id"] for seen in sandbox.requests_seen if seen.endpoint == "push"]
+    logged = capfd.readouterr().out
+    assert f"airflow responsys settle {sent[1]} --not-sent (or --sent)" in logged
+    assert "250 of 450 accepted, 200 in doubt" in logged
+    assert {json.loads(line)["batch_id"] for line in path.read_text().splitlines()} == {sent[1]}
+
+
+def test_a_stop_is_noticed_while_the_ledger_hangs(sandbox: Sandbox, run_dag: RunDag, mocker: MockerFixture) -> None:
+    """Told to stop, the task ends within its grace; what the ledger did not confirm is not sent, then or later."""
+    real, released = MarkedLedger.commit, threading.Event()
+
+    class Killed(TriggerPushOperator):
+        """A push whose third commit hangs, and that is told to stop then."""
+
+        calls = itertools.count(1)
+
+    def hanging(self: MarkedLedger, *args: Any) -> Any:
+        if next(Killed.calls) == 3:
+            push_operator[0].on_kill()
+            released.wait(60)
+        return real(self, *args)
+
+    push_operator: list[TriggerPushOperator] = []
+    execute = TriggerPushOperator.execute
+    mocker.patch.object(
+        Killed, "execute", lambda self, context: push_operator.append(self) or execute(self, context), create=True
+    )
+    mocker.patch.object(MarkedLedger, "commit", hanging)
+
+    push = Push(run_dag, kind=Killed, recipients=people(2_000), max_in_flight=1)
+    pushed = len(sandbox.pushes)
+    released.set()
+    time.sleep(0.5)
+
+    assert "told to stop" in str(push.failures[0])
+    assert push.recipients["accepted"] == pushed == len(sandbox.pushes) == 400
+    assert "in_doubt" not in push.recipients
+    check(push)

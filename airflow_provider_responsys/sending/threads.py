@@ -58,9 +58,12 @@ class Pool:
         self._work: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._idle = threading.Semaphore(0)
         self._threads = 0
+        self._closed = False
 
     def submit(self, work: Callable[..., object], *args: object) -> None:
         """Do *work*, which must not raise, on one of the threads."""
+        if self._closed:
+            raise RuntimeError("the pool is closed")
         self._work.put(partial(work, *args))
         if not self._idle.acquire(blocking=False) and self._threads < self._most:
             self._threads += 1
@@ -70,6 +73,7 @@ class Pool:
 
     def close(self) -> None:
         """Begin nothing more. What is under way goes on."""
+        self._closed = True
         with suppress(Empty):
             while True:
                 self._work.get_nowait()
