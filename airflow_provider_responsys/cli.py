@@ -10,6 +10,7 @@ the whole command line, a recipient included, into Airflow's database.
 """
 
 import argparse
+import getpass
 import json
 import os
 import re
@@ -26,7 +27,7 @@ from airflow.cli.cli_config import ARG_YES, ActionCommand, Arg, GroupCommand
 from airflow_provider_responsys.errors import InvalidSettings, LedgerFailed, ResponsysError
 
 if TYPE_CHECKING:
-    from airflow_provider_responsys.ledger.sql_records import BatchRecord, Records, SendRecord
+    from airflow_provider_responsys.ledger.sql_records import BatchRecord, Records, SendRecord, TraceRecord
 
 NAME = "responsys"
 HELP = "See and settle what the SQL ledger of the Responsys provider remembers"
@@ -40,6 +41,9 @@ PROCESS_CONTEXT = "_AIRFLOW_PROCESS_CONTEXT"
 """Where Airflow looks up whether a process may read connections from Airflow's database."""
 
 QUEUED = "Succeeded: handed to Responsys' personalization queue, not delivered."
+
+SELDOM = ("correlation_id", "resolved")
+"""Columns that a table has only where there is something in them."""
 
 Row: TypeAlias = dict[str, Any]
 Work: TypeAlias = Callable[[argparse.Namespace], int]
@@ -89,12 +93,13 @@ def settle_batch(options: argparse.Namespace) -> int:
     if options.sent == options.not_sent:
         raise InvalidSettings("settle takes either --sent or --not-sent")
     with _records(options) as records:
-        send, batch = _doubt(records, options.batch_id)
+        batch = _doubt(records, options.batch_id)
         people = _count(batch.size, "recipient")
         _say(
-            f"Batch {batch.batch_id} of send {send.send_key}: {people}, claimed {_time(batch.claimed_at)} by try "
-            f"{batch.try_number} of {batch.owner}."
+            f"Batch {batch.batch_id} of send {batch.send_key}: {people}, claimed {_time(batch.claimed_at)} by try "
+            f"{batch.try_number} of {batch.task_instance}. Its request carried X-Request-Id {batch.batch_id}."
         )
+        reason = options.reason or _reason()
         if options.sent:
             meaning = (
                 "Settled as sent, they count as pushed: no later try pushes them. There is no request id, so nobody "
@@ -108,7 +113,7 @@ def settle_batch(options: argparse.Namespace) -> int:
             )
         if not _confirmed(meaning, options):
             return NOTHING
-        records.settle_by_hand(batch.batch_id, sent=options.sent)
+        records.settle_by_hand(batch.batch_id, sent=options.sent, by=_person(), reason=reason, force=options.force)
     _say(f"Batch {batch.batch_id} is settled as {'sent' if options.sent else 'not sent'}.")
     return OK
 
@@ -119,7 +124,8 @@ def forget_recipient(options: argparse.Namespace) -> int:
 
     identity = _identity(options)
     with _records(options) as records:
-        erased = records.forget(fingerprinter(records.fingerprint_key())(identity))
+        fingerprint = fingerprinter(records.fingerprint_key())(identity)
+        erased = records.forget(fingerprint, by=_person(), reason=options.reason or "")
     if not erased:
         return _complain("The ledger knows of no push of this recipient under this identifier.")
     _say(
@@ -149,9 +155,17 @@ def prune_sends(options: argparse.Namespace) -> int:
         )
         if not _confirmed(meaning, options):
             return NOTHING
-        removed = records.prune(before)
+        removed = records.prune(before, by=_person(), reason=options.reason or "")
     _say(f"Removed {_count(removed, 'send')}.")
     return OK
+
+
+def list_traces(options: argparse.Namespace) -> int:
+    """List what people settled, forgot and pruned, newest first."""
+    with _records(options) as records:
+        found = records.traces()
+    _print([_trace_row(trace) for trace in found], options.output)
+    return OK if found else _complain("No person has settled, forgotten or pruned anything in this ledger.")
 
 
 def duration(text: str) -> timedelta:
@@ -171,6 +185,7 @@ LEDGER = _arg(
     metavar="CONN_ID",
     help="The connection of the ledger's database. Default: ledger_conn_id in section responsys of Airflow's config",
 )
+REASON = _arg("--reason", help="Why, for the record that `history` lists; no recipient's data")
 OUTPUT = _arg(
     "-o",
     "--output",
@@ -192,19 +207,23 @@ COMMANDS = (
         name="show",
         help="Show the batches of one send, those in doubt first",
         description="Show the batches of one send, those in doubt first. A batch in doubt has been claimed, and no\n"
-        "answer is known: it is on its way at this moment, or its answer was lost.\n" + QUEUED,
+        "answer is known: it is on its way at this moment, or its answer was lost.\n"
+        "Its request carried the batch's id as X-Request-Id: Oracle's support can look for it.\n" + QUEUED,
         func=show_send,
         args=(_arg("send_key", metavar="SEND_KEY", help="The key of the send, as `sends` lists it"), LEDGER, OUTPUT),
     ),
     ActionCommand(
         name="settle",
         help="Settle a batch in doubt as sent or not sent",
-        description="Settle a batch in doubt, as you found out from Responsys. Say either --sent or --not-sent.",
+        description="Settle a batch in doubt, as you found out from Responsys. Say either --sent or --not-sent.\n"
+        "Who settled it, when and why stands in `show` and `history`.",
         func=settle_batch,
         args=(
             _arg("batch_id", metavar="BATCH_ID", type=int, help="The id of the batch, as `show` lists it"),
             _arg("--sent", action="store_true", help="Its recipients were pushed: no later try pushes them"),
             _arg("--not-sent", action="store_true", help="They were not: a later try pushes them"),
+            _arg("--reason", help="How you know, for the record; asked for if absent; no recipient's data"),
+            _arg("--force", action="store_true", help="Also while its try runs, or its answer may still come"),
             LEDGER,
             ARG_YES,
         ),
@@ -226,6 +245,7 @@ COMMANDS = (
                 "out of the shell's history",
             ),
             _arg("--api-key", help="The key of the app, which belongs to a device's identity"),
+            REASON,
             LEDGER,
         ),
     ),
@@ -237,9 +257,17 @@ COMMANDS = (
         func=prune_sends,
         args=(
             _arg("--older-than", required=True, type=duration, metavar="AGE", help="Such as 90d, 12h, 30m or 4w"),
+            REASON,
             LEDGER,
             ARG_YES,
         ),
+    ),
+    ActionCommand(
+        name="history",
+        help="List what people settled, forgot and pruned",
+        description="List what people did to the record, newest first: who, when, why, and to how many; never to whom.",
+        func=list_traces,
+        args=(LEDGER, OUTPUT),
     ),
 )
 """What there is to do, for both command lines."""
@@ -314,7 +342,8 @@ def _records(options: argparse.Namespace) -> Iterator["Records"]:
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415 -- see the module
 
     from airflow_provider_responsys.ledger.sql_records import Records  # noqa: PLC0415 -- see the module
-    from airflow_provider_responsys.ledger.sql_schema import Database, ledger_table  # noqa: PLC0415 -- see the module
+    from airflow_provider_responsys.ledger.sql_schema import Database  # noqa: PLC0415 -- see the module
+    from airflow_provider_responsys.ledger.sql_tables import ledger_table  # noqa: PLC0415 -- see the module
     from airflow_provider_responsys.ledgers import ledger_conn_id_of, ledger_engine  # noqa: PLC0415 -- see the module
 
     conn_id = ledger_conn_id_of(options.ledger_conn_id)
@@ -361,16 +390,34 @@ def _connections() -> Iterator[None]:
             os.environ[PROCESS_CONTEXT] = before
 
 
-def _doubt(records: "Records", batch_id: int) -> tuple["SendRecord", "BatchRecord"]:
+def _doubt(records: "Records", batch_id: int) -> "BatchRecord":
     """Find the batch *batch_id*, if it is in doubt."""
     from airflow_provider_responsys.ledger.sql_records import State  # noqa: PLC0415 -- see the module
 
-    for send in records.sends():
-        if State.IN_DOUBT in send.recipients:
-            for batch in records.show(send.send_key):
-                if batch.batch_id == batch_id and batch.state is State.IN_DOUBT:
-                    return send, batch
-    raise LedgerFailed(f"The ledger has no batch {batch_id} in doubt: look it up with `show`.")
+    batch = records.batch(batch_id)
+    if batch is None or batch.state is not State.IN_DOUBT:
+        raise LedgerFailed(f"The ledger has no batch {batch_id} in doubt: look it up with `show`.")
+    return batch
+
+
+def _person() -> str:
+    """Return who types: the operating system's name of the user."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return f"user {os.getuid()}"
+
+
+def _reason() -> str:
+    """Return why, as it is typed."""
+    try:
+        reason = input("How do you know? ").strip()
+    except (EOFError, KeyboardInterrupt):
+        reason = ""
+        _say("")
+    if not reason:
+        raise InvalidSettings("settle takes a reason, for the record: give --reason. Nothing was changed")
+    return reason
 
 
 def _identity(options: argparse.Namespace) -> str:
@@ -392,9 +439,7 @@ def _identity(options: argparse.Namespace) -> str:
 def _asked() -> str:
     """Return what is typed, unseen, or stands on the first line of standard input."""
     if sys.stdin.isatty():
-        from getpass import getpass  # noqa: PLC0415 -- only for those who type
-
-        return getpass("Value: ")
+        return getpass.getpass("Value: ")
     return sys.stdin.readline().rstrip("\r\n")
 
 
@@ -407,6 +452,7 @@ def _send_row(send: "SendRecord") -> Row:
     return {
         "send_key": send.send_key,
         "campaign": send.campaign_name,
+        "account": send.account,
         "created": _time(send.created_at),
         "tries": send.tries,
         "recipients": {str(state): send.recipients[state] for state in State if state in send.recipients},
@@ -417,7 +463,7 @@ def _batch_row(batch: "BatchRecord") -> Row:
     outcome = {"succeeded": batch.succeeded, **batch.failed} if batch.outcome_at else None
     return {
         "batch_id": str(batch.batch_id),  # longer than a JSON number that every reader keeps whole
-        "owner": batch.owner,
+        "task_instance": batch.task_instance,
         "try": batch.try_number,
         "number": batch.number,
         "recipients": batch.size,
@@ -425,7 +471,26 @@ def _batch_row(batch: "BatchRecord") -> Row:
         "claimed": _time(batch.claimed_at),
         "settled": batch.settled_at and _time(batch.settled_at),
         "request_id": batch.request_id,
+        "correlation_id": batch.correlation_id,
         "outcome": {batch.request_error: batch.size} if batch.request_error else outcome,
+        "resolved": _resolution(batch),
+    }
+
+
+def _resolution(batch: "BatchRecord") -> str | None:
+    """Return who resolved a doubt, when and why."""
+    found = batch.resolution
+    return None if found is None else f"as {found.resolved_as} by {found.by}, {_time(found.at)}: {found.reason}"
+
+
+def _trace_row(trace: "TraceRecord") -> Row:
+    return {
+        "when": _time(trace.done_at),
+        "who": trace.done_by,
+        "action": trace.action,
+        "about": trace.about,
+        "count": trace.count,
+        "reason": trace.reason,
     }
 
 
@@ -437,9 +502,16 @@ def _print(rows: Sequence[Row], output: str) -> None:
     from airflow.cli.simple_table import AirflowConsole  # noqa: PLC0415 -- see the module
 
     if rows:
+        rows = _without_empty(rows)
         # A send key is anybody's text: nothing in it is mark-up.
         console = AirflowConsole(markup=False, emoji=False)
         console.print_as([{name: _cell(value) for name, value in row.items()} for row in rows], output)
+
+
+def _without_empty(rows: Sequence[Row]) -> Sequence[Row]:
+    """Return *rows* without the columns that most ledgers have nothing in: a table is wide enough."""
+    empty = {name for name in SELDOM if all(row.get(name) is None for row in rows)}
+    return [{name: value for name, value in row.items() if name not in empty} for row in rows]
 
 
 def _cell(value: object) -> str:

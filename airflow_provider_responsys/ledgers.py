@@ -1,6 +1,7 @@
 """From an Airflow connection, or none, to the ledger that remembers a send."""
 
 from collections.abc import Collection
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseHook, conf
@@ -10,6 +11,7 @@ from airflow_provider_responsys.ledger import tries
 from airflow_provider_responsys.ledger.interface import Ledger
 from airflow_provider_responsys.ledger.marked import MarkedLedger
 from airflow_provider_responsys.ledger.memory import MemoryLedger
+from airflow_provider_responsys.ledger.state_store import StateStore
 from airflow_provider_responsys.ledger.task_state import TaskStateLedger
 
 if TYPE_CHECKING:
@@ -85,9 +87,10 @@ def _store(
         return SqlLedger(
             ledger_engine(conn_id),
             send_key=send_key_of(context, send_key),
-            owner=f"{ti.dag_id}/{ti.task_id}/{ti.run_id}/{ti.map_index}",
+            task_instance=f"{ti.dag_id}/{ti.task_id}/{ti.run_id}/{ti.map_index}",
             instance_id=str(ti.id),
             answer_within=answer_within,
+            store=None if store is None else StateStore(store, retention=_never_expire()),
             **history,
         )
     if send_key:
@@ -96,10 +99,15 @@ def _store(
         )
     if store is None:
         return MemoryLedger(try_number=ti.try_number, may_have_claimed=history["may_have_claimed"])
+    by_position = ti.map_index is not None and ti.map_index >= 0
+    return TaskStateLedger(store, retention=_never_expire(), by_position=by_position, **history)
+
+
+def _never_expire() -> timedelta:
+    """Return how the task state store spells "for ever"."""
     from airflow.sdk import NEVER_EXPIRE  # type: ignore[attr-defined]  # noqa: PLC0415 -- 3.3+, not in its stub
 
-    by_position = ti.map_index is not None and ti.map_index >= 0
-    return TaskStateLedger(store, retention=NEVER_EXPIRE, by_position=by_position, **history)
+    return NEVER_EXPIRE  # type: ignore[no-any-return]  # the same
 
 
 def _left_by_earlier_tries(ti: Any) -> Collection[str] | None:

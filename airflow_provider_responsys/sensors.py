@@ -205,8 +205,8 @@ class PushRequestSensor(BaseSensorOperator):
                 "ledger_conn_id": ledger_conn_id_of(self.ledger_conn_id),
                 "send_keys": list(waiting.asked.send_keys),
             }
-        if owners := waiting.owners():
-            return {**arguments, "packed_owners": pack(owners)}
+        if task_instances := waiting.task_instances():
+            return {**arguments, "packed_task_instances": pack(task_instances)}
         packed = pack(waiting.open)
         if len(packed) <= MAX_PACKED:
             return {**arguments, "packed_ids": packed}
@@ -442,12 +442,12 @@ class Waiting:
         if all(map(book.knows, self.asked.ids)):
             self.recipients = sum(book.sizes[request_id] for request_id in self.asked.ids)
 
-    def owners(self) -> list[str]:
+    def task_instances(self) -> list[str]:
         """Return the tasks by whose names the ledger finds exactly what was asked for, if there are such."""
         if not self.book or not all(map(self.book.knows, self.asked.ids)):
             return []
-        owners = self.book.owners(self.asked.ids)
-        return owners if set(self.book.of(owners)) == set(self.asked.ids) else []
+        task_instances = self.book.task_instances(self.asked.ids)
+        return task_instances if set(self.book.of(task_instances)) == set(self.asked.ids) else []
 
     def settle(self, outcomes: Mapping[str, Outcome], log: Any) -> bool:
         """Count *outcomes*, and note them for the ledger; return whether one of those requests is still open."""

@@ -89,7 +89,7 @@ class PushRequestTrigger(BaseTrigger):
     :param results: the counts of requests that finished before, as `Results.to_event` gives them.
     :param ledger_conn_id: the connection of the SQL ledger, which remembers what became of requests.
     :param send_keys: the sends whose requests these are.
-    :param packed_owners: the tasks whose requests these are, packed by `pack`.
+    :param packed_task_instances: the task instances whose requests these are, packed by `pack`.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class PushRequestTrigger(BaseTrigger):
         results: dict[str, Any] | None = None,
         ledger_conn_id: str | None = None,
         send_keys: list[str] | None = None,
-        packed_owners: str | None = None,
+        packed_task_instances: str | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow did not annotate it
         self.responsys_conn_id = responsys_conn_id
@@ -114,7 +114,7 @@ class PushRequestTrigger(BaseTrigger):
         self.results = results
         self.ledger_conn_id = ledger_conn_id
         self.send_keys = send_keys
-        self.packed_owners = packed_owners
+        self.packed_task_instances = packed_task_instances
         self._book: Book | None = None
         self._watch: Watch | None = None
 
@@ -136,7 +136,7 @@ class PushRequestTrigger(BaseTrigger):
                 "results": self.results,
                 "ledger_conn_id": self.ledger_conn_id,
                 "send_keys": self.send_keys,
-                "packed_owners": self.packed_owners,
+                "packed_task_instances": self.packed_task_instances,
             },
         )
 
@@ -170,7 +170,9 @@ class PushRequestTrigger(BaseTrigger):
 
     def _check(self) -> None:
         """Raise `InvalidAnswer` for arguments that can't be."""
-        if not (self.packed_ids or (self.ledger_conn_id and self.send_keys and self.packed_owners and self.results)):
+        if not (
+            self.packed_ids or (self.ledger_conn_id and self.send_keys and self.packed_task_instances and self.results)
+        ):
             raise InvalidAnswer("the trigger was given no requests")
 
     async def _wait(self, wait: "Wait") -> Status:
@@ -185,7 +187,7 @@ class PushRequestTrigger(BaseTrigger):
         self._book = book = await asyncio.to_thread(Book.on, engine, self.send_keys, self.log)
         if not await self._read(book, deadline):
             return Status.TIMEOUT
-        wait.go_on(ids, book, unpack(self.packed_owners) if self.packed_owners else [])
+        wait.go_on(ids, book, unpack(self.packed_task_instances) if self.packed_task_instances else [])
         if not wait.open:
             await asyncio.sleep(self.first_delay)  # see FIRST_DELAY
             return Status.FINISHED
@@ -258,10 +260,10 @@ class Wait:
         if self.results.pending != len(ids):
             raise InvalidAnswer(f"the trigger was given {len(ids)} requests, and {self.results.pending} to wait for")
 
-    def go_on(self, ids: Sequence[str] | None, book: Book, owners: Iterable[str]) -> None:
-        """Wait for those of *ids*, or, without them, of all requests of *owners*, that are open in *book*."""
+    def go_on(self, ids: Sequence[str] | None, book: Book, task_instances: Iterable[str]) -> None:
+        """Wait for those of *ids*, or, without them, of all requests of *task_instances*, that are open in *book*."""
         if ids is None:
-            ids = book.of(owners)
+            ids = book.of(task_instances)
             if len(ids) != self.results.total:
                 raise LedgerFailed(
                     f"the ledger has {len(ids)} of the {self.results.total} requests to wait for: it is another "

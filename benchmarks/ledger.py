@@ -184,7 +184,7 @@ def record(folder: Path, recipients: int) -> list[dict[str, float]]:
 def sql(url: str) -> SqlLedger:
     """Return a SQL ledger at *url*."""
     engine = sqlalchemy.create_engine(url)
-    return SqlLedger(engine, send_key="bench", owner="bench", try_number=1, max_tries=0, retries=0)
+    return SqlLedger(engine, send_key="bench", task_instance="bench", try_number=1, max_tries=0, retries=0)
 
 
 if __name__ == "__main__":

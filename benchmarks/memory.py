@@ -221,7 +221,7 @@ def ledger_at(place: str, try_number: int) -> Ledger:
     if "://" not in place:
         return TaskStateLedger(FileStore(place), try_number=try_number, max_tries=1, retries=1)
     engine = sqlalchemy.create_engine(place)
-    return SqlLedger(engine, send_key="bench", owner="bench", try_number=try_number, max_tries=1, retries=1)
+    return SqlLedger(engine, send_key="bench", task_instance="bench", try_number=try_number, max_tries=1, retries=1)
 
 
 def claim_half(place: str, rows: int) -> None:

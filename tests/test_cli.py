@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -37,19 +38,22 @@ class Book:
         self.opened: list[SqlLedger] = []
         self.records = Records(ledger_engine("ledger"), now=lambda: self.now)
 
-    def begin(self, send_key: str = "autumn", *, try_number: int = 1, campaign: str = "Autumn") -> SqlLedger:
+    def begin(
+        self, send_key: str = "autumn", *, try_number: int = 1, campaign: str = "Autumn", answer_within: float = 0.0
+    ) -> SqlLedger:
         """Begin a try."""
         ledger = SqlLedger(
             ledger_engine("ledger"),
             send_key=send_key,
-            owner=f"dag/{send_key}/run/-1",
+            task_instance=f"dag/{send_key}/run/-1",
             try_number=try_number,
             max_tries=3,
             retries=3,
+            answer_within=answer_within,
             now=lambda: self.now,
         )
         self.opened.append(ledger)
-        ledger.begin({"campaign_name": campaign})
+        ledger.begin({"account": "api@sandbox", "campaign_name": campaign})
         return ledger
 
     def fingerprints(self, rows: list[dict[str, Any]], settings: FieldSettings = FieldSettings()) -> list[bytes]:  # noqa: B008 -- a frozen value
@@ -57,12 +61,12 @@ class Book:
         mark = fingerprinter(self.records.fingerprint_key())
         return [mark(recipient_maker(tuple(row), settings)(tuple(row.values())).identity) for row in rows]
 
-    def fill(self) -> SqlLedger:
+    def fill(self, *, answer_within: float = 0.0) -> SqlLedger:
         """Send two batches that are accepted, the first of them finished, and one that is in doubt."""
-        ledger = self.begin()
+        ledger = self.begin(answer_within=answer_within)
         marks = self.fingerprints(PEOPLE)
         ledger.commit([], [Wanted(1, marks[:3]), Wanted(2, marks[3:6]), Wanted(3, marks[6:])])
-        ledger.commit([Accepted(1, "4711"), Accepted(2, "4712")], [])
+        ledger.commit([Accepted(1, "4711", "0a1b2c3d 77"), Accepted(2, "4712")], [])
         self.records.record_outcome("autumn", "4711", succeeded=2, failed={"NO_RECIPIENT_FOUND": [1]})
         return ledger
 
@@ -149,9 +153,21 @@ def test_sends_are_listed(book: Book, run: Run) -> None:
 
     assert (status, err) == (0, "")
     assert json.loads(out) == [
-        {"send_key": "winter", "campaign": "Winter", "created": "2026-11-24T08:30:00+00:00", "tries": 1}
+        {
+            "send_key": "winter",
+            "campaign": "Winter",
+            "account": "api@sandbox",
+            "created": "2026-11-24T08:30:00+00:00",
+            "tries": 1,
+        }
         | {"recipients": {}},
-        {"send_key": "autumn", "campaign": "Autumn", "created": "2026-11-23T08:30:00+00:00", "tries": 2}
+        {
+            "send_key": "autumn",
+            "campaign": "Autumn",
+            "account": "api@sandbox",
+            "created": "2026-11-23T08:30:00+00:00",
+            "tries": 2,
+        }
         | {"recipients": {"in doubt": 2, "accepted": 3, "finished": 3}},
     ]
 
@@ -168,7 +184,7 @@ def test_a_send_is_shown(book: Book, run: Run) -> None:
     assert shown[0]["batch_id"] == book.doubtful()
     assert shown[1] | {"batch_id": ""} == {
         "batch_id": "",
-        "owner": "dag/autumn/run/-1",
+        "task_instance": "dag/autumn/run/-1",
         "try": 1,
         "number": 1,
         "recipients": 3,
@@ -176,7 +192,9 @@ def test_a_send_is_shown(book: Book, run: Run) -> None:
         "claimed": "2026-11-23T08:30:00+00:00",
         "settled": "2026-11-23T08:30:00+00:00",
         "request_id": "4711",
+        "correlation_id": "0a1b2c3d 77",
         "outcome": {"succeeded": 2, "NO_RECIPIENT_FOUND": 1},
+        "resolved": None,
     }
     assert shown[2]["outcome"] is None
 
@@ -223,9 +241,12 @@ def test_a_batch_is_settled_as_sent(book: Book, run: Run) -> None:
     """A later try pushes nobody of it."""
     book.fill()
 
-    status, out, _ = run("settle", book.doubtful(), "--sent", "--yes")
+    doubtful = book.doubtful()
+
+    status, out, _ = run("settle", doubtful, "--sent", "--reason", "Oracle found it", "--yes")
 
     assert status == 0
+    assert f"X-Request-Id {doubtful}" in out
     assert "2 recipients, claimed 2026-11-23T08:30:00+00:00 by try 1 of dag/autumn/run/-1" in out
     assert "count as pushed" in out
     assert book.states() == [State.FINISHED, State.ACCEPTED, State.ACCEPTED]
@@ -235,7 +256,7 @@ def test_a_batch_is_settled_as_not_sent(book: Book, run: Run) -> None:
     """A later try pushes its recipients."""
     book.fill()
 
-    status, out, _ = run("settle", book.doubtful(), "--not-sent", "--yes")
+    status, out, _ = run("settle", book.doubtful(), "--not-sent", "--reason", "Oracle has none", "--yes")
 
     assert status == 0
     assert "may be pushed by the next try" in out
@@ -252,12 +273,107 @@ def test_settling_asks_first(book: Book, run: Run, answer: Answer, said: str, se
     book.fill()
     answer(said)
 
-    status, out, err = run("settle", book.doubtful(), "--not-sent")
+    status, out, err = run("settle", book.doubtful(), "--not-sent", "--reason", "Oracle has none")
 
     assert "pushed twice" in out
     assert status == (0 if settled else 1)
     assert ("Nothing was changed" in err) is not settled
     assert (State.IN_DOUBT in book.states()) is not settled
+
+
+@on_sqlite
+@pytest.mark.parametrize(("said", "status"), [("told so\ny\n", 0), (" \n", 2), ("", 2)])
+def test_settling_asks_why(book: Book, run: Run, answer: Answer, said: str, status: int) -> None:
+    """Without a reason nothing is settled; it is asked for where the command line does not say."""
+    book.fill()
+    answer(said)
+
+    ended, _, err = run("settle", book.doubtful(), "--sent")
+
+    assert ended == status
+    assert ("give --reason. Nothing was changed" in err) is (status == 2)
+    assert (State.IN_DOUBT in book.states()) is (status == 2)
+
+
+def test_who_settled_what_when_and_why_is_shown(book: Book, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the batch, which stays on record, and in the history."""
+    monkeypatch.setattr("getpass.getuser", lambda: "anna")
+    book.fill()
+    doubtful = book.doubtful()
+    run("settle", doubtful, "--not-sent", "--reason", "Oracle's log has none", "--yes")
+
+    _, out, _ = run("show", "autumn", "--output", "json")
+    _, table, _ = run("show", "autumn")
+    _, history, _ = run("history", "--output", "json")
+
+    (shown,) = [batch for batch in json.loads(out) if batch["batch_id"] == doubtful]
+    (trace,) = json.loads(history)
+    assert shown["state"] == "not sent"
+    assert re.fullmatch(r"as not sent by anna, 2026-.*\+00:00: Oracle's log has none", shown["resolved"])
+    assert "anna" in table
+    assert trace | {"when": ""} == {
+        "when": "",
+        "who": "anna",
+        "action": "settle",
+        "about": f"batch {doubtful} as not sent",
+        "count": 2,
+        "reason": "Oracle's log has none",
+    }
+
+
+@pytest.mark.parametrize("how", ["--sent", "--not-sent"])
+def test_a_batch_whose_answer_may_still_come_is_not_settled(book: Book, run: Run, how: str) -> None:
+    """Unless a person forces it: the try may be sending to its recipients at this moment."""
+    book.now = datetime.now(UTC)
+    book.fill(answer_within=3600.0)
+    doubtful = book.doubtful()
+    settle = ("settle", doubtful, how, "--reason", "in a hurry", "--yes")
+
+    refused, _, err = run(*settle)
+    before = book.states()
+    forced, _, _ = run(*settle, "--force")
+
+    assert (refused, forced) == (1, 0)
+    assert f"Batch {doubtful} may still be answered" in err
+    assert "an answer may take 3600 s" in err
+    assert State.IN_DOUBT in before
+    assert State.IN_DOUBT not in book.states()
+
+
+@on_sqlite
+def test_what_was_forgotten_and_pruned_leaves_a_trace(book: Book, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who, when, why, and how many; never whom. A user without a name is told by number."""
+
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found")
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+    book.fill()
+    run("forget", "--identifier", "customerId", "--value", "person-0", "--reason", "they asked")
+    run("prune", "--older-than", "1m", "--yes")
+
+    status, out, _ = run("history", "--output", "json")
+
+    pruned, forgotten = json.loads(out)
+    assert status == 0
+    assert (forgotten["action"], forgotten["about"], forgotten["count"], forgotten["reason"]) == (
+        "forget",
+        "one recipient",
+        1,
+        "they asked",
+    )
+    assert (pruned["action"], pruned["count"], pruned["who"]) == ("prune", 1, f"user {os.getuid()}")
+    assert "person-0" not in out
+
+
+def test_a_ledger_without_a_history_says_so(book: Book, run: Run) -> None:
+    """Status 1, as where any other list is empty."""
+    book.fill()
+
+    status, out, err = run("history", "--output", "json")
+
+    assert (status, out) == (1, "[]\n")
+    assert "No person" in err
 
 
 @pytest.mark.parametrize("how", ["--sent", "--not-sent"])
@@ -504,7 +620,7 @@ def test_both_command_lines_offer_the_same() -> None:
     (group,) = get_cli_commands()
 
     assert group.name == "responsys"
-    assert [command.name for command in group.subcommands] == ["sends", "show", "settle", "forget", "prune"]
+    assert [command.name for command in group.subcommands] == ["sends", "show", "settle", "forget", "prune", "history"]
     assert all(isinstance(command, ActionCommand) for command in group.subcommands)
     assert get_provider_info()["cli"] == [f"{get_cli_commands.__module__}.{get_cli_commands.__name__}"]
 

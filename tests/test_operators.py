@@ -626,12 +626,12 @@ def test_a_try_that_begins_after_its_successor_leaves_no_trace(
     real, ids = SqlLedger.begin, []
 
     def begin(self: SqlLedger, identity: Any) -> bytes:
-        ids.append(self._instance_id)
+        ids.append(self._mine.instance_id)
         successor = SqlLedger(
             ledger_engine(ledger),
-            send_key=self._send_key,
-            owner=self._owner,
-            try_number=self._try_number + 1,
+            send_key=self._mine.send_key,
+            task_instance=self._mine.task_instance,
+            try_number=self._mine.try_number + 1,
             max_tries=1,
             retries=1,
             instance_id=str(uuid7()),
@@ -693,6 +693,30 @@ def test_one_send_key_serves_one_campaign(sandbox: Sandbox, run_dag: RunDag, led
     assert isinstance(other.failures[0], AirflowFailException)
     assert "One send key serves one campaign" in str(other.failures[0])
     assert len(sandbox.pushes) == 3
+
+
+def test_a_rehearsal_on_another_account_is_no_send_of_this_one(
+    sandbox: Sandbox, run_dag: RunDag, ledger: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under one key, production would find everybody a duplicate and succeed: it fails, and names both accounts."""
+    with Sandbox(processing_time=0.0) as elsewhere:
+        monkeypatch.setenv("AIRFLOW_CONN_RESPONSYS_REHEARSAL", json.dumps(elsewhere.connection()))
+        rehearsal = Push(
+            run_dag,
+            recipients=people(3),
+            ledger_conn_id=ledger,
+            send_key="autumn",
+            responsys_conn_id="responsys_rehearsal",
+        )
+
+    production = Push(run_dag, recipients=people(3), ledger_conn_id=ledger, send_key="autumn")
+
+    assert rehearsal.recipients == {"read": 3, "accepted": 3}
+    assert production.run.state == "failed"
+    assert isinstance(production.failures[0], AirflowFailException)
+    assert f"127.0.0.1:{elsewhere.port}" in str(production.failures[0])
+    assert f"127.0.0.1:{sandbox.port}" in str(production.failures[0])
+    assert sandbox.pushes == {}
 
 
 def test_a_send_key_needs_a_sql_ledger(sandbox: Sandbox, run_dag: RunDag) -> None:

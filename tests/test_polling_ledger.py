@@ -98,21 +98,23 @@ def switch(monkeypatch: pytest.MonkeyPatch) -> Switch:
     return switch
 
 
-def sent(*batches: list[str], owner: str = "dag/push/run/-1", send_key: str = SEND) -> dict[str, Any]:
-    """Push each of *batches*, lists of customer ids, as *owner*, and return what the push returns."""
+def sent(*batches: list[str], task_instance: str = "dag/push/run/-1", send_key: str = SEND) -> dict[str, Any]:
+    """Push each of *batches*, lists of customer ids, as *task_instance*, and return what the push returns."""
     wanted = [
         Wanted(number, [next(NUMBERS).to_bytes(FINGERPRINT_BYTES, "big") for _ in batch])
         for number, batch in enumerate(batches, 1)
     ]
     with ResponsysHook() as hook:
         ids = [hook.trigger_push(CAMPAIGN, [{"customer_id": name} for name in batch]) for batch in batches]
-    record(wanted, ids, owner, send_key)
+    record(wanted, ids, task_instance, send_key)
     return result(ids, sum(map(len, batches)), send_key)
 
 
-def record(wanted: list[Wanted], ids: list[str], owner: str = "dag/push/run/-1", send_key: str = SEND) -> None:
+def record(wanted: list[Wanted], ids: list[str], task_instance: str = "dag/push/run/-1", send_key: str = SEND) -> None:
     """Write into the ledger that *wanted* were accepted as *ids*."""
-    book = SqlLedger(ledger_engine("ledger"), send_key=send_key, owner=owner, try_number=1, max_tries=0, retries=0)
+    book = SqlLedger(
+        ledger_engine("ledger"), send_key=send_key, task_instance=task_instance, try_number=1, max_tries=0, retries=0
+    )
     book.begin({"campaign_name": CAMPAIGN})
     book.commit([], wanted)
     book.commit([Accepted(want.number, request_id) for want, request_id in zip(wanted, ids, strict=True)], [])
@@ -252,7 +254,7 @@ def test_each_rescheduled_look_asks_only_for_what_is_open(
     monkeypatch.setattr(sensors, "FEW_POLLS", 0)
     push = sent(["C1"], ["NODEVICE-1"])
     sandbox.change(processing_time=1000.0)
-    late = sent(["C2"], owner="dag/push/run/1")
+    late = sent(["C2"], task_instance="dag/push/run/1")
     polled = []
 
     for _ in range(3):
@@ -293,20 +295,20 @@ def test_arguments_stay_small(sandbox: Sandbox, sqlite: str) -> None:
     assert len(json.dumps(arguments)) < 1_000
     assert arguments["packed_ids"] == ""
     assert arguments["send_keys"] == [SEND]
-    assert unpack(arguments["packed_owners"]) == ["dag/push/run/-1"]
+    assert unpack(arguments["packed_task_instances"]) == ["dag/push/run/-1"]
 
 
 def test_only_what_was_asked_for_counts(sandbox: Sandbox, ledger: str) -> None:
     """A send may have requests of other tasks, and get more of them while one waits."""
-    theirs = sent(["C1"], ["C2"], owner="dag/other/run/-1")
+    theirs = sent(["C1"], ["C2"], task_instance="dag/other/run/-1")
     mine = sent(["C3"])
     sandbox.plan(Fault("poll", "lost", nth=1))
     trigger = deferred(sensor(mine))
-    sent(["C4"], owner="dag/other/run/-1")
+    sent(["C4"], task_instance="dag/other/run/-1")
 
     found = run(trigger)
 
-    assert trigger.packed_owners
+    assert trigger.packed_task_instances
     assert (found.results.total, found.results.recipients_succeeded) == (1, 1)
     assert sorted(states()) == sorted([State.ACCEPTED] * 3 + [State.FINISHED])
     assert len(theirs["request_ids"]) == 2
@@ -435,7 +437,7 @@ def test_a_ledger_that_fails_while_polling_is_told_later(
     """Outcomes that could not be written are kept, and written when it answers again."""
     done = sent(["C1"], ["C2"])
     sandbox.change(processing_time=1000.0)
-    late = sent(["C3"], owner="dag/push/run/1")
+    late = sent(["C3"], task_instance="dag/push/run/1")
     switch.writes_down = True
     sandbox.plan(Fault("poll", "lost", nth=1))
     trigger = deferred(sensor([done, late]))
@@ -621,7 +623,7 @@ def test_what_a_restart_gave_up_does_not_count(sandbox: Sandbox, sqlite: str) ->
 
     trigger = deferred(sensor(push))
 
-    assert trigger.packed_owners
+    assert trigger.packed_task_instances
     assert run(trigger).results.total == 1
 
 
@@ -643,7 +645,7 @@ def test_a_stopped_trigger_leaves_the_ledger(sandbox: Sandbox, ledger: str, swit
     """A triggerer that restarts cancels its triggers: no connection stays open; the next one goes on."""
     push = sent(["C1"])
     sandbox.change(processing_time=1000.0)
-    push = [push, sent(["C2"], owner="dag/push/run/1")]  # type: ignore[assignment]  # the outputs of a mapped push
+    push = [push, sent(["C2"], task_instance="dag/push/run/1")]  # type: ignore[assignment]  # the outputs of a mapped push
     sandbox.plan(Fault("poll", "lost", nth=1))
     arguments = deferred(sensor(push)).serialize()[1]
 
@@ -685,13 +687,13 @@ def test_nothing_personal_is_stored_or_told(sandbox: Sandbox, sqlite: str, caplo
     assert "sandbox-password" not in told
 
 
-def test_owners_that_can_not_be_are_an_event(sandbox: Sandbox, sqlite: str) -> None:
+def test_task_instances_that_can_not_be_are_an_event(sandbox: Sandbox, sqlite: str) -> None:
     """What crosses a process is checked."""
     push = sent(["C1"])
     sandbox.plan(Fault("poll", "lost", nth=1))
     arguments = deferred(sensor(push)).serialize()[1]
 
-    found = run(restarted(arguments, packed_owners="nonsense"))
+    found = run(restarted(arguments, packed_task_instances="nonsense"))
 
     assert found.status is Status.ERROR
     with pytest.raises(InvalidAnswer):

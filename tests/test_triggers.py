@@ -665,14 +665,14 @@ def test_it_survives_being_stored() -> None:
         "results",
         "ledger_conn_id",
         "send_keys",
-        "packed_owners",
+        "packed_task_instances",
     }
 
 
 def test_what_an_older_version_stored_still_runs(sandbox: Sandbox) -> None:
     """A triggerer that is upgraded goes on with what waits: new arguments may be absent."""
     stored = trigger(pushed(["C1"])).serialize()[1]
-    for name in ("ledger_conn_id", "send_keys", "packed_owners"):
+    for name in ("ledger_conn_id", "send_keys", "packed_task_instances"):
         assert stored.pop(name) is None
 
     event = run(PushRequestTrigger(**stored))

@@ -36,7 +36,7 @@ class Book:
         self._send_keys = send_keys
         self._log = log
         self._keys: dict[str, str] = {}
-        self._owners: dict[str, str] = {}
+        self._task_instances: dict[str, str] = {}
         self._ended: dict[str, Outcome] = {}
         self._unwritten: deque[tuple[str, Ending]] = deque()
         """Filled by one thread, and emptied by another."""
@@ -66,14 +66,14 @@ class Book:
         """Tell whether *request_id* is in the ledger."""
         return request_id in self.sizes
 
-    def owners(self, ids: Iterable[str]) -> list[str]:
+    def task_instances(self, ids: Iterable[str]) -> list[str]:
         """Return the tasks that sent *ids*, all of which are known."""
-        return sorted({self._owners[request_id] for request_id in ids})
+        return sorted({self._task_instances[request_id] for request_id in ids})
 
-    def of(self, owners: Iterable[str]) -> list[str]:
-        """Return the requests that the tasks *owners* sent, oldest first."""
-        wanted = set(owners)
-        return [request_id for request_id, owner in self._owners.items() if owner in wanted]
+    def of(self, task_instances: Iterable[str]) -> list[str]:
+        """Return the requests that *task_instances* sent, oldest first."""
+        wanted = set(task_instances)
+        return [request_id for request_id, name in self._task_instances.items() if name in wanted]
 
     def recall(self, ids: Iterable[str], results: Results) -> list[str]:
         """Count in *results* those of *ids* whose outcome is recorded, and return the others."""
@@ -116,18 +116,16 @@ class Book:
             self._records.close()
 
     def _read(self) -> None:
-        from airflow_provider_responsys.ledger.sql_records import State  # noqa: PLC0415 -- brings SQLAlchemy
-
         self._records.fingerprint_key()  # makes the tables if there are none
         for send_key in self._send_keys:
             for batch in self._records.show(send_key):
-                # What a restart of the push gave up counts no more; what was settled by hand has no request.
-                if batch.request_id is not None and batch.state is not State.FORGOTTEN:
+                # What was given up counts no more; what was resolved by hand has no request.
+                if batch.request_id is not None and batch.counts:
                     self._note(send_key, batch.request_id, batch)
 
     def _note(self, send_key: str, request_id: str, batch: "BatchRecord") -> None:
         self._keys[request_id] = send_key
-        self._owners[request_id] = batch.owner
+        self._task_instances[request_id] = batch.task_instance
         self.sizes[request_id] = batch.size
         if batch.outcome_at:
             self._ended[request_id] = _recorded(batch)

@@ -15,6 +15,11 @@ def new_key() -> bytes:
     return secrets.token_bytes(KEY_BYTES)
 
 
+def key_id(key: bytes) -> str:
+    """Return what names *key* without telling it: a record says with which key it was made."""
+    return blake2b(b"fingerprint key", key=key, digest_size=8).hexdigest()
+
+
 def fingerprinter(key: bytes) -> Callable[[str], bytes]:
     """Return the function that turns an identity into its `FINGERPRINT_BYTES` under *key*."""
     keyed = blake2b(key=key, digest_size=FINGERPRINT_BYTES)

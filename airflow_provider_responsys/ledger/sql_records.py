@@ -5,20 +5,34 @@ Succeeded means handed to Responsys' personalization queue, not delivered.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from secrets import token_bytes
 from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, exists, func, insert, select, update
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.sql import ColumnElement
 
 from airflow_provider_responsys.errors import LedgerFailed
 from airflow_provider_responsys.ledger.interface import FINGERPRINT_BYTES
-from airflow_provider_responsys.ledger.sql_schema import Database, batches, claims, digest, sends, tries
+from airflow_provider_responsys.ledger.sql_schema import Database
+from airflow_provider_responsys.ledger.sql_tables import (
+    NOT_SENT,
+    PERSON,
+    SENT,
+    batches,
+    claims,
+    digest,
+    sends,
+    task_instances,
+    traces,
+    tries,
+)
+
+LOOK_UP = 500  # ids that one statement names: SQLite took 999 parameters for long
 
 
 class State(StrEnum):
@@ -32,16 +46,35 @@ class State(StrEnum):
     """Its results were read."""
     FAILED = "failed"
     """Its request ended without results."""
+    NOT_SENT = "not sent"
+    """A person resolved it so: its recipients may be claimed again."""
+    MOVED = "moved"
+    """All of its recipients are in batches that send to them again (at least once)."""
     FORGOTTEN = "forgotten"
-    """A restart gave its claims up, whatever became of it."""
+    """A restart gave its claims up."""
+
+
+COUNT = frozenset({State.IN_DOUBT, State.ACCEPTED, State.FINISHED, State.FAILED})
+"""The states of batches whose claims stand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """How a person resolved a doubt."""
+
+    resolved_as: str
+    by: str
+    at: datetime
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class BatchRecord:
-    """One batch. *batch_id* is what `Records.settle_by_hand` takes."""
+    """One batch. *batch_id* is what `Records.settle_by_hand` takes, and its request's ``X-Request-Id``."""
 
     batch_id: int
-    owner: str
+    send_key: str
+    task_instance: str
     try_number: int
     number: int
     size: int
@@ -49,11 +82,19 @@ class BatchRecord:
     claimed_at: datetime
     settled_at: datetime | None
     request_id: str | None
+    correlation_id: str | None
+    polls: int
     outcome_at: datetime | None
     succeeded: int
     failed: Mapping[str, int]
     """How many recipients by error code."""
     request_error: str | None
+    resolution: Resolution | None
+
+    @property
+    def counts(self) -> bool:
+        """Return whether its claims stand."""
+        return self.state in COUNT
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +102,7 @@ class SendRecord:
     """One send, and how many recipients of it are in which state."""
 
     send_key: str
+    account: str
     campaign_name: str
     created_at: datetime
     tries: int
@@ -87,6 +129,18 @@ class PersonRecord:
     state: State
     request_id: str | None
     code: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TraceRecord:
+    """What a person did to the record: to *count* batches' recipients, recipients or sends, never to whom."""
+
+    done_at: datetime
+    done_by: str
+    action: str
+    about: str
+    count: int
+    reason: str
 
 
 class Records:
@@ -120,18 +174,19 @@ class Records:
         succeeded: int = 0,
         failed: Mapping[str, Sequence[int]] | None = None,
         error: str | None = None,
+        polls: int | None = None,
     ) -> None:
         """Record how *request_id* ended, in one write; harmless to repeat.
 
         *failed* are positions in the request by error code; *error* is the code
-        of a request that ended without results.
+        of a request that ended without results. *polls* is how often it was asked for.
         """
         outcome = {
             "outcome_at": self._now(),
             "succeeded": succeeded,
             "failed": json.dumps({code: list(positions) for code, positions in (failed or {}).items()}),
             "request_error": error,
-        }
+        } | ({} if polls is None else {"polls": polls})
         send = select(sends.c.id).where(sends.c.send_hash == digest(send_key)).scalar_subquery()
         written = update(batches).where(batches.c.request_id == request_id, batches.c.send_id == send).values(outcome)
         if self._database.attempt(lambda connection: connection.execute(written).rowcount) == 0:
@@ -158,98 +213,89 @@ class Records:
 
     def sends(self) -> list[SendRecord]:
         """Return every send, newest first."""
-        with self._database.transaction() as connection:
-            found = connection.execute(select(sends).order_by(sends.c.created_at.desc(), sends.c.id.desc())).all()
-            begun = _counts(connection, select(tries.c.send_id, func.count()).group_by(tries.c.send_id))
-            sizes: dict[int, Counter[State]] = {}
-            for row in connection.execute(_by_state()):
-                sizes.setdefault(row.send_id, Counter())[_state(row)] += int(row.size)
-        return [
-            SendRecord(
-                send_key=row.send_key,
-                campaign_name=json.loads(row.identity).get("campaign_name", ""),
-                created_at=row.created_at,
-                tries=begun.get(row.id, 0),
-                recipients=dict(sizes.get(row.id, {})),
-            )
-            for row in found
-        ]
+        return self._sends()
+
+    def send(self, send_key: str) -> SendRecord | None:
+        """Return the send of *send_key*, None if there is none."""
+        return next(iter(self._sends(sends.c.send_hash == digest(send_key))), None)
 
     def show(self, send_key: str) -> list[BatchRecord]:
         """Return every batch of *send_key*, oldest first."""
-        query = (
-            select(batches, tries.c.owner, tries.c.try_number)
-            .join(tries, tries.c.id == batches.c.try_id)
-            .join(sends, sends.c.id == batches.c.send_id)
-            .where(sends.c.send_hash == digest(send_key))
-            .order_by(tries.c.id, batches.c.number)
-        )
+        query = _batches().where(sends.c.send_hash == digest(send_key))
+        query = query.order_by(tries.c.began_at, tries.c.task_instance_id, tries.c.start, batches.c.number)
         with self._database.transaction() as connection:
-            rows = connection.execute(query).all()
-        return [
-            BatchRecord(
-                batch_id=row.id,
-                owner=row.owner,
-                try_number=row.try_number,
-                number=row.number,
-                size=row.size,
-                state=_state(row),
-                claimed_at=row.claimed_at,
-                settled_at=row.settled_at,
-                request_id=row.request_id,
-                outcome_at=row.outcome_at,
-                succeeded=row.succeeded or 0,
-                failed={code: len(positions) for code, positions in json.loads(row.failed or "{}").items()},
-                request_error=row.request_error,
-            )
-            for row in rows
-        ]
+            return [_batch(row) for row in connection.execute(query).all()]
 
-    def settle_by_hand(self, batch_id: int, *, sent: bool) -> None:
-        """Settle a batch in doubt, as a person found out: it was *sent*, or its recipients may be claimed again."""
+    def batch(self, batch_id: int) -> BatchRecord | None:
+        """Return one batch, None if it is not there."""
+        with self._database.transaction() as connection:
+            row = connection.execute(_batches().where(batches.c.id == batch_id)).first()
+        return None if row is None else _batch(row)
+
+    def settle_by_hand(self, batch_id: int, *, sent: bool, by: str, reason: str, force: bool = False) -> None:
+        """Resolve a batch in doubt, as a person found out: it was *sent*, or its recipients may be claimed again.
+
+        Refused while its try may still hear from Responsys, unless *force*.
+        """
+        now = self._now()
         doubtful = (batches.c.id == batch_id, batches.c.settled_at.is_(None), batches.c.forgotten_at.is_(None))
-        settled = update(batches).where(*doubtful).values(settled_at=self._now())
-        unsent = delete(batches).where(*doubtful)
+        resolved = {
+            "settled_at" if sent else "forgotten_at": now,
+            "resolved_at": now,
+            "resolved_as": SENT if sent else NOT_SENT,
+            "resolved_by": by[:PERSON],
+            "resolve_reason": reason,
+        }
 
         def settle(connection: Connection) -> None:
-            if connection.execute(settled if sent else unsent).rowcount == 0:
+            row = connection.execute(_claimed_when().where(*doubtful)).first()
+            if row and not force:
+                _check_is_over(batch_id, row, now)
+            if not row or connection.execute(update(batches).where(*doubtful).values(resolved)).rowcount == 0:
                 raise LedgerFailed(f"The ledger has no batch {batch_id} in doubt: look it up again with `show`")
             if not sent:
                 connection.execute(delete(claims).where(claims.c.batch_id == batch_id))
+            about = f"batch {batch_id} as {resolved['resolved_as']}"
+            _trace(connection, now, by=by, action="settle", about=about, count=row.size, reason=reason)
 
         self._database.attempt(settle)
 
     def person(self, fingerprint: bytes) -> list[PersonRecord]:
         """Return every push of one recipient, newest first."""
-        mine = (
-            select(claims.c.batch_id, claims.c.position, sends.c.send_key, batches)
-            .join(batches, batches.c.id == claims.c.batch_id)
-            .join(sends, sends.c.id == claims.c.send_id)
-            .where(claims.c.fingerprint == fingerprint)
-            .order_by(batches.c.claimed_at.desc())
-        )
         with self._database.transaction() as connection:
-            return [_person(connection, row) for row in connection.execute(mine).all()]
+            found = [
+                row
+                for ids in _in_pieces(connection.execute(select(sends.c.id)).scalars().all())
+                for row in connection.execute(_pushes_of(fingerprint, ids)).all()
+            ]
+            found.sort(key=lambda row: row.claimed_at, reverse=True)
+            return [_person(connection, row) for row in found]
 
-    def forget(self, fingerprint: bytes) -> int:
+    def forget(self, fingerprint: bytes, *, by: str, reason: str = "") -> int:
         """Erase one recipient from every send; return of how many. Counts and positions of the others stay."""
+        now = self._now()
 
         def erase(connection: Connection) -> int:
-            found = (
-                connection.execute(select(claims.c.send_id).where(claims.c.fingerprint == fingerprint)).scalars().all()
-            )
+            found = [
+                send_id
+                for ids in _in_pieces(connection.execute(select(sends.c.id)).scalars().all())
+                for send_id in connection.execute(_sends_to(fingerprint, ids)).scalars().all()
+            ]
             for send_id in found:
                 row = (claims.c.send_id == send_id, claims.c.fingerprint == fingerprint)
                 connection.execute(update(claims).where(*row).values(fingerprint=token_bytes(FINGERPRINT_BYTES)))
+            if found:
+                _trace(connection, now, by=by, action="forget", about="one recipient", count=len(found), reason=reason)
             return len(found)
 
         return self._database.attempt(erase)
 
-    def prune(self, before: datetime) -> int:
+    def prune(self, before: datetime, *, by: str, reason: str = "") -> int:
         """Remove the sends in which nothing was begun or claimed since *before*; return how many.
 
         A later try of one fails closed, as after any loss of its record.
         """
+        now = self._now()
 
         def remove(connection: Connection) -> int:
             # Locked before it is asked what is recent: a try that begins meanwhile counts.
@@ -261,12 +307,43 @@ class Records:
             }
             pruned = [send_id for send_id in candidates if send_id not in recent]
             for send_id in pruned:
-                for table in (claims, batches, tries):
-                    connection.execute(delete(table).where(table.c.send_id == send_id))
-                connection.execute(delete(sends).where(sends.c.id == send_id))
+                _remove(connection, send_id)
+            if pruned:
+                about = f"sends in which nothing was begun or claimed since {before:%F %T%z}"
+                _trace(connection, now, by=by, action="prune", about=about, count=len(pruned), reason=reason)
             return len(pruned)
 
         return self._database.attempt(remove)
+
+    def traces(self) -> list[TraceRecord]:
+        """Return what people did to the record, newest first."""
+        columns = [column for column in traces.c if column is not traces.c.id]
+        with self._database.transaction() as connection:
+            rows = connection.execute(select(*columns).order_by(traces.c.id.desc())).all()
+        return [TraceRecord(*row) for row in rows]
+
+    def _sends(self, *which: ColumnElement[bool]) -> list[SendRecord]:
+        """Return the sends that *which* selects, newest first."""
+        query = select(sends).where(*which).order_by(sends.c.created_at.desc(), sends.c.id.desc())
+        ids = select(sends.c.id).where(*which)
+        with self._database.transaction() as connection:
+            found = connection.execute(query).all()
+            of_tries = select(tries.c.send_id, func.count()).where(tries.c.send_id.in_(ids)).group_by(tries.c.send_id)
+            begun = {send_id: int(count) for send_id, count in connection.execute(of_tries)}
+            sizes: dict[int, Counter[State]] = {}
+            for row in connection.execute(_by_state().where(batches.c.send_id.in_(ids))):
+                sizes.setdefault(row.send_id, Counter())[_state(row)] += int(row.size)
+        return [
+            SendRecord(
+                send_key=row.send_key,
+                account=row.account,
+                campaign_name=json.loads(row.identity).get("campaign_name", ""),
+                created_at=row.created_at,
+                tries=begun.get(row.id, 0),
+                recipients=dict(+sizes.get(row.id, Counter())),
+            )
+            for row in found
+        ]
 
 
 def _of(send_key: str, query: Any) -> Any:
@@ -281,25 +358,116 @@ def _by_state() -> Any:
     known: tuple[ColumnElement[Any], ...] = (
         batches.c.send_id,
         batches.c.forgotten_at.is_not(None).label("forgotten_at"),
+        batches.c.resolved_as,
         batches.c.settled_at.is_not(None).label("settled_at"),
         batches.c.outcome_at.is_not(None).label("outcome_at"),
         batches.c.request_error,
     )
-    return select(*known, func.sum(batches.c.size).label("size")).group_by(*known)
-
-
-def _counts(connection: Connection, query: Any) -> dict[int, int]:
-    return {key: int(count) for key, count in connection.execute(query)}
+    sums = (func.sum(batches.c.size).label("size"), func.max(batches.c.moved).label("moved"))
+    return select(*known, *sums).group_by(*known)
 
 
 def _state(row: Any) -> State:
+    if row.forgotten_at and row.resolved_as == NOT_SENT:
+        return State.NOT_SENT
     if row.forgotten_at:
-        return State.FORGOTTEN
+        return State.MOVED if row.moved and not row.size else State.FORGOTTEN
     if row.request_error:
         return State.FAILED
     if row.outcome_at:
         return State.FINISHED
     return State.ACCEPTED if row.settled_at else State.IN_DOUBT
+
+
+def _batches() -> Any:
+    """Return a query for batches, as `_batch` reads them."""
+    return (
+        select(batches, tries.c.try_number, sends.c.send_key, task_instances.c.name.label("task_instance"))
+        .join(tries, tries.c.id == batches.c.try_id)
+        .join(task_instances, task_instances.c.id == tries.c.task_instance_id)
+        .join(sends, sends.c.id == batches.c.send_id)
+    )
+
+
+def _batch(row: Any) -> BatchRecord:
+    resolution = Resolution(row.resolved_as, row.resolved_by, row.resolved_at, row.resolve_reason)
+    return BatchRecord(
+        batch_id=row.id,
+        send_key=row.send_key,
+        task_instance=row.task_instance,
+        try_number=row.try_number,
+        number=row.number,
+        size=row.size,
+        state=_state(row),
+        claimed_at=row.claimed_at,
+        settled_at=row.settled_at,
+        request_id=row.request_id,
+        correlation_id=row.correlation_id,
+        polls=row.polls,
+        outcome_at=row.outcome_at,
+        succeeded=row.succeeded or 0,
+        failed={code: len(positions) for code, positions in json.loads(row.failed or "{}").items()},
+        request_error=row.request_error,
+        resolution=resolution if row.resolved_at else None,
+    )
+
+
+def _claimed_when() -> Any:
+    """Return a query for what says whether the answers of batches may still come."""
+    return select(batches.c.size, batches.c.claimed_at, tries.c.last_write_at, tries.c.answer_within).join(
+        tries, tries.c.id == batches.c.try_id
+    )
+
+
+def _check_is_over(batch_id: int, row: Any, now: datetime) -> None:
+    """Raise while the answer of a batch may still come, or its try may still send it."""
+    last = max(row.claimed_at, row.last_write_at)
+    until = last + timedelta(seconds=row.answer_within)
+    if now < until:
+        raise LedgerFailed(
+            f"Batch {batch_id} may still be answered: its try wrote to the ledger at {last:%T} UTC, and an answer may "
+            f"take {row.answer_within:.0f} s. Look again after {until:%T} UTC; --force resolves it now"
+        )
+
+
+def _trace(connection: Connection, now: datetime, *, by: str, action: str, about: str, count: int, reason: str) -> None:
+    """Record what a person did."""
+    done = {"done_by": by[:PERSON], "action": action, "about": about, "count": count, "reason": reason}
+    connection.execute(insert(traces).values(done_at=now, **done))
+
+
+def _remove(connection: Connection, send_id: int) -> None:
+    """Remove a send with all that belongs to it, and the task instances that are left without a try."""
+    begun = select(tries.c.task_instance_id).where(tries.c.send_id == send_id)
+    theirs = select(task_instances.c.id).where(task_instances.c.id.in_(begun)).order_by(task_instances.c.id)
+    ids = connection.execute(theirs.with_for_update()).scalars().all()
+    for table in (claims, batches, tries):
+        connection.execute(delete(table).where(table.c.send_id == send_id))
+    connection.execute(delete(sends).where(sends.c.id == send_id))
+    for piece in _in_pieces(ids):
+        without = ~exists().where(tries.c.task_instance_id == task_instances.c.id)
+        connection.execute(delete(task_instances).where(task_instances.c.id.in_(piece), without))
+
+
+def _in_pieces(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Yield *ids*, as many at a time as one statement takes."""
+    for start in range(0, len(ids), LOOK_UP):
+        yield ids[start : start + LOOK_UP]
+
+
+def _pushes_of(fingerprint: bytes, send_ids: Sequence[int]) -> Any:
+    """Return a query for one recipient's claims; told the sends, the database finds them by the primary key."""
+    return (
+        select(claims.c.batch_id, claims.c.position, sends.c.send_key, batches)
+        .join(batches, batches.c.id == claims.c.batch_id)
+        .join(sends, sends.c.id == claims.c.send_id)
+        .where(claims.c.fingerprint == fingerprint, claims.c.send_id.in_(send_ids))
+    )
+
+
+def _sends_to(fingerprint: bytes, send_ids: Sequence[int]) -> Any:
+    """Return a query for those of the sends that claimed one recipient."""
+    return select(claims.c.send_id).where(claims.c.fingerprint == fingerprint, claims.c.send_id.in_(send_ids))
 
 
 def _person(connection: Connection, row: Any) -> PersonRecord:

@@ -1,40 +1,17 @@
-"""The tables of the SQL ledger, and how they are made, locked and written."""
+"""The database of the SQL ledger: how its tables are made, locked and written."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    DateTime,
-    Index,
-    Integer,
-    LargeBinary,
-    MetaData,
-    String,
-    Table,
-    Text,
-    TypeDecorator,
-    event,
-    func,
-    insert,
-    inspect,
-    select,
-)
-from sqlalchemy.dialects import mysql
-from sqlalchemy.engine import Connection, Dialect, Engine
+from sqlalchemy import event, func, insert, inspect, select
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
-from sqlalchemy.types import TypeEngine
 
-from airflow_provider_responsys.errors import InvalidSettings, LedgerFailed
-from airflow_provider_responsys.ledger.fingerprint import new_key
-from airflow_provider_responsys.ledger.interface import FINGERPRINT_BYTES
-
-VERSION = 2
-"""Of the tables. Version 1, which was never released, did not tell the tries of a remade DAG run apart."""
+from airflow_provider_responsys.errors import InvalidSettings, LedgerFailed, StateLost
+from airflow_provider_responsys.ledger.fingerprint import key_id, new_key
+from airflow_provider_responsys.ledger.sql_tables import MYSQL, VERSION, claims, ledger_table, metadata
 
 ROWS_PER_INSERT = 5_000  # 300 kB of SQL: MySQL takes by default 4 MB or more
 
@@ -44,116 +21,15 @@ MET_ANOTHER = frozenset({"40001", "40P01", "42710", "42P07", 1050, 1205, 1213, 1
 """PostgreSQL's and MySQL's codes for: serialization failure, deadlock, type or table exists or is being made, lock
 wait timeout."""
 
-MYSQL = ("mysql", "mariadb")
-
 ATTEMPTS = 5
 
+KEY_LOST = (
+    "The ledger's fingerprint key is gone or damaged (table responsys_ledger), and without it no recipient whom the "
+    "ledger has claimed can be recognised, so nothing is sent. Restore that table from a backup; or, if everybody may "
+    "be pushed again, drop the tables responsys_*."
+)
+
 T = TypeVar("T")
-
-
-class Moment(TypeDecorator[datetime]):
-    """A point in time, kept as UTC without saying so: SQLite and MySQL know no zones."""
-
-    impl = DateTime
-    cache_ok = True
-
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[datetime]:
-        """Keep microseconds: MySQL rounds to seconds unless told otherwise."""
-        return mysql.DATETIME(fsp=6) if dialect.name in MYSQL else DateTime()
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 -- SQLAlchemy's signature
-        """Drop the zone."""
-        return value and value.astimezone(UTC).replace(tzinfo=None)
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 -- the same
-        """Put the zone back."""
-        return value and value.replace(tzinfo=UTC)
-
-
-metadata = MetaData()
-
-# Whatever the database's defaults: transactions, every script, and no two texts that only look alike.
-ON_MYSQL: dict[str, Any] = {
-    f"{name}_{option}": value
-    for name in MYSQL
-    for option, value in {"engine": "InnoDB", "charset": "utf8mb4", "collate": "utf8mb4_bin"}.items()
-}
-
-ledger_table = Table(
-    "responsys_ledger",
-    metadata,
-    Column("id", Integer, primary_key=True, autoincrement=False),  # always 1
-    Column("version", Integer, nullable=False),
-    Column("fingerprint_key", String(64), nullable=False),
-    Column("created_at", Moment, nullable=False),
-    **ON_MYSQL,
-)
-
-sends = Table(
-    "responsys_sends",
-    metadata,
-    Column("id", Integer, primary_key=True),
-    Column("send_hash", String(64), nullable=False, unique=True),  # a key is longer than MySQL can index
-    Column("send_key", Text, nullable=False),
-    Column("identity", Text, nullable=False),  # JSON: the settings that make a recipient's identity
-    Column("created_at", Moment, nullable=False),
-    **ON_MYSQL,
-)
-
-tries = Table(
-    "responsys_tries",
-    metadata,
-    Column("id", Integer, primary_key=True),
-    Column("send_id", Integer, nullable=False),
-    Column("owner_hash", String(64), nullable=False),
-    Column("owner", Text, nullable=False),
-    Column("try_number", Integer, nullable=False),
-    Column("max_tries", Integer, nullable=False),
-    Column("instance_id", String(36), nullable=False),  # Airflow's id of the try; a later one is greater
-    Column("began_at", Moment, nullable=False),
-    Index("responsys_tries_by_owner", "owner_hash", "id"),
-    Index("responsys_tries_by_send", "send_id"),
-    **ON_MYSQL,
-)
-
-batches = Table(
-    "responsys_batches",
-    metadata,
-    Column("id", BigInteger, primary_key=True, autoincrement=False),  # drawn at random: no round trip for each
-    Column("send_id", Integer, nullable=False),
-    Column("try_id", Integer, nullable=False),
-    Column("number", Integer, nullable=False),
-    Column("size", Integer, nullable=False),
-    Column("claimed_at", Moment, nullable=False),
-    Column("settled_at", Moment),  # without it, the batch is in doubt
-    Column("request_id", String(250)),
-    Column("forgotten_at", Moment),  # its claims were given up, by a restart or by hand
-    Column("outcome_at", Moment),
-    Column("succeeded", Integer),
-    Column("failed", Text),  # JSON: positions in the request by error code
-    Column("request_error", String(100)),  # the code of a request that ended without results
-    Index("responsys_batches_by_try", "try_id", "number"),
-    Index("responsys_batches_by_send", "send_id"),
-    Index("responsys_batches_by_request", "request_id"),
-    **ON_MYSQL,
-)
-
-claims = Table(
-    "responsys_claims",
-    metadata,
-    Column("send_id", Integer, primary_key=True, autoincrement=False),
-    Column(
-        "fingerprint",
-        LargeBinary(FINGERPRINT_BYTES).with_variant(mysql.BINARY(FINGERPRINT_BYTES), *MYSQL),
-        primary_key=True,
-    ),
-    Column("batch_id", BigInteger, nullable=False),
-    # Of those that a batch won, the order in its request.
-    Column("position", Integer, nullable=False),
-    Index("responsys_claims_by_batch", "batch_id", "position"),
-    sqlite_with_rowid=False,
-    **ON_MYSQL,
-)
 
 
 class ClaimRow(NamedTuple):
@@ -162,11 +38,6 @@ class ClaimRow(NamedTuple):
     fingerprint: bytes
     batch_id: int
     position: int
-
-
-def digest(text: str) -> str:
-    """Return what a long text is found by."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class Database:
@@ -278,14 +149,11 @@ def _prepare(connection: Connection, now: datetime) -> bytes:
 
 
 def _prepare_alone(connection: Connection, now: datetime) -> bytes:
-    columns = (ledger_table.c.version, ledger_table.c.fingerprint_key)
-    row = connection.execute(select(*columns)).first() if inspect(connection).has_table(ledger_table.name) else None
+    # Only the version is asked for by itself: another version's table may lack the other columns.
+    version = select(ledger_table.c.version)
+    row = connection.execute(version).first() if inspect(connection).has_table(ledger_table.name) else None
     if row is None:
-        metadata.create_all(connection)
-        key = new_key()
-        made = insert(ledger_table).values(id=1, version=VERSION, fingerprint_key=key.hex(), created_at=now)
-        connection.execute(made)
-        return key
+        return _make(connection, now)
     if row.version < VERSION:
         raise LedgerFailed(
             f"The ledger's tables have version {row.version}, of before the first release, and this provider writes "
@@ -297,7 +165,30 @@ def _prepare_alone(connection: Connection, now: datetime) -> bytes:
             f"The ledger's tables have version {row.version}, this provider writes {VERSION}: run the same version of "
             "the provider on every worker"
         )
-    return bytes.fromhex(row.fingerprint_key)
+    found = connection.execute(select(ledger_table.c.fingerprint_key, ledger_table.c.fingerprint_key_id)).one()
+    return _checked(found.fingerprint_key, found.fingerprint_key_id)
+
+
+def _make(connection: Connection, now: datetime) -> bytes:
+    """Make the tables and a fingerprint key, unless there are claims that were made with another key."""
+    if inspect(connection).has_table(claims.name) and connection.execute(select(claims.c.batch_id).limit(1)).first():
+        raise StateLost(KEY_LOST)
+    metadata.create_all(connection)
+    key = new_key()
+    row = {"id": 1, "version": VERSION, "fingerprint_key": key.hex(), "fingerprint_key_id": key_id(key)}
+    connection.execute(insert(ledger_table).values(**row, created_at=now))
+    return key
+
+
+def _checked(text: str, its_id: str) -> bytes:
+    """Return the fingerprint key that *text* spells, if it is the one that *its_id* names."""
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b""
+    if not key or key_id(key) != its_id:
+        raise StateLost(KEY_LOST)
+    return key
 
 
 def _leave_transactions_to_us(connection: Any, record: object) -> None:  # noqa: ARG001 -- SQLAlchemy's signature

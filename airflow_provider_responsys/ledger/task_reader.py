@@ -97,6 +97,7 @@ class Reader:
             label=f"try {where.try_number}, batch {batch.number}",
             place=(where, batch.number),
             batch_id=batch.batch_id,
+            try_number=where.try_number,
         )
 
     def _moved(self) -> dict[tuple[Where, int], list[tuple[Where, Batch]]]:

@@ -9,14 +9,15 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import Table, create_engine, event, select
+from sqlalchemy import Table, create_engine, delete, event, insert, select
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.exc import OperationalError
 from uuid6 import uuid7  # as Airflow makes its ids
 
 from airflow_provider_responsys.ledger.interface import Ledger
 from airflow_provider_responsys.ledger.sql import SqlLedger
-from airflow_provider_responsys.ledger.sql_schema import metadata
+from airflow_provider_responsys.ledger.sql_tables import metadata
+from airflow_provider_responsys.ledger.state_store import StateStore
 from airflow_provider_responsys.ledger.task_state import TaskStateLedger
 from airflow_provider_responsys.ledger.tries import OnClear
 
@@ -155,7 +156,7 @@ class TaskStatePlace:
 
 
 class SqlPlace:
-    """A database."""
+    """A database, and Airflow's task state store beside it."""
 
     def __init__(self, url: URL, **connect: str) -> None:
         self.url = url
@@ -163,6 +164,27 @@ class SqlPlace:
         self.now = NOW
         self.ledgers: list[SqlLedger] = []
         self.down = False
+        self.airflows: dict[str, Airflow] = {}
+        """The part of the store of each task instance."""
+        self.has_store = True
+
+    def airflow(self, task_instance: str = "dag, task, run, -1") -> Airflow:
+        """Return the part of the store that is *task_instance*'s."""
+        return self.airflows.setdefault(task_instance, Airflow())
+
+    def snapshot(self) -> dict[Table, list[Any]]:
+        """Return all that the database holds at this moment."""
+        return {table: self.rows(table) for table in metadata.sorted_tables}
+
+    def put_back(self, snapshot: dict[Table, list[Any]]) -> None:
+        """Let the database be as it was: a backup that was restored, a replica that lagged."""
+        engine = create_engine(self.url, connect_args=self.connect)
+        with engine.begin() as connection:
+            for table, rows in snapshot.items():
+                connection.execute(delete(table))
+                if rows:
+                    connection.execute(insert(table), [dict(row) for row in rows])
+        engine.dispose()
 
     def engine(self) -> Engine:
         """Return an engine as each try has its own."""
@@ -177,7 +199,7 @@ class SqlPlace:
         max_tries: int = 3,
         on_clear: OnClear = "resume",
         may_have_claimed: bool | None = None,
-        owner: str = "dag, task, run, -1",
+        task_instance: str = "dag, task, run, -1",
         send_key: str = "autumn",
         instance_id: str | None = None,
         answer_within: float = 0.0,
@@ -187,7 +209,7 @@ class SqlPlace:
         ledger = SqlLedger(
             self.engine(),
             send_key=send_key,
-            owner=owner,
+            task_instance=task_instance,
             try_number=try_number,
             max_tries=max_tries,
             retries=3,
@@ -195,6 +217,7 @@ class SqlPlace:
             on_clear=on_clear,
             may_have_claimed=may_have_claimed,
             answer_within=answer_within,
+            store=StateStore(self.airflow(task_instance).accessor()) if self.has_store else None,
             now=lambda: self.now,
             sleep=sleep,
         )

@@ -14,13 +14,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, event, insert, update
+from sqlalchemy import create_engine, delete, event, insert, update
 from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.schema import CreateTable
 
 from airflow_provider_responsys.errors import Fenced, InvalidSettings, LedgerFailed, SettingsChanged, StateLost
 from airflow_provider_responsys.ledger import sql_schema
+from airflow_provider_responsys.ledger.fingerprint import key_id
 from airflow_provider_responsys.ledger.interface import (
     FINGERPRINT_BYTES,
     Accepted,
@@ -31,19 +32,9 @@ from airflow_provider_responsys.ledger.interface import (
     Wanted,
 )
 from airflow_provider_responsys.ledger.sql import SqlLedger
-from airflow_provider_responsys.ledger.sql_records import Records
-from airflow_provider_responsys.ledger.sql_schema import (
-    ATTEMPTS,
-    VERSION,
-    ClaimRow,
-    Database,
-    batches,
-    claims,
-    ledger_table,
-    metadata,
-    sends,
-    tries,
-)
+from airflow_provider_responsys.ledger.sql_records import Records, State
+from airflow_provider_responsys.ledger.sql_schema import ATTEMPTS, ClaimRow, Database
+from airflow_provider_responsys.ledger.sql_tables import VERSION, batches, claims, ledger_table, metadata, sends, tries
 from tests.ledger.conftest import IDENTITY, SqlPlace
 
 OTHER_TASK = "dag, other task, run, -1"
@@ -63,6 +54,14 @@ def begun(ledger: SqlLedger) -> SqlLedger:
 def won(wanted: Wanted, claim: Claim) -> list[bytes]:
     """Return whom *claim* lets go out."""
     return [one for index, one in enumerate(wanted.fingerprints) if index not in claim.lost]
+
+
+def change(database: SqlPlace, statement: Any) -> None:
+    """Change the tables as an accident does."""
+    engine = create_engine(database.url, connect_args=database.connect)
+    with engine.begin() as connection:
+        connection.execute(statement)
+    engine.dispose()
 
 
 def side_by_side(*work: Callable[[], Any]) -> list[Any]:
@@ -88,7 +87,7 @@ def test_another_task_with_the_same_key_is_told_who_is_taken(database: SqlPlace)
     first = begun(database.open())
     first.commit([], [Wanted(1, people(0, 4))])
     first.commit([Accepted(1, "4711")], [])
-    other = begun(database.open(owner=OTHER_TASK))
+    other = begun(database.open(task_instance=OTHER_TASK))
 
     claims_won = other.commit([], [Wanted(1, people(2, 4))])
 
@@ -100,7 +99,7 @@ def test_another_key_is_another_send(database: SqlPlace) -> None:
     """The same people may be pushed by another campaign."""
     begun(database.open()).commit([], [Wanted(1, people(0))])
 
-    other = begun(database.open(owner=OTHER_TASK, send_key="winter"))
+    other = begun(database.open(task_instance=OTHER_TASK, send_key="winter"))
 
     assert other.commit([], [Wanted(1, people(0))]) == [Claim(1)]
 
@@ -153,12 +152,12 @@ def test_what_an_earlier_try_claimed_is_lost_as_it_stands(database: SqlPlace) ->
 def test_a_batch_that_won_nobody_leaves_no_record(database: SqlPlace) -> None:
     """Nothing was sent for it, so nothing can be in doubt."""
     begun(database.open(1)).commit([], [Wanted(1, people(0))])
-    other = begun(database.open(owner=OTHER_TASK))
+    other = begun(database.open(task_instance=OTHER_TASK))
 
     other.commit([], [Wanted(1, people(0)), Wanted(2, people(0, 2))])
 
     assert len(database.rows(batches)) == 1
-    assert list(begun(database.open(2, owner=OTHER_TASK)).earlier()) == []
+    assert list(begun(database.open(2, task_instance=OTHER_TASK)).earlier()) == []
 
 
 def test_one_person_in_two_batches_of_a_call_is_won_once(database: SqlPlace) -> None:
@@ -175,7 +174,7 @@ def test_one_person_in_two_batches_of_a_call_is_won_once(database: SqlPlace) -> 
 def test_many_are_looked_up(database: SqlPlace) -> None:
     """More losses than one question has room for."""
     begun(database.open()).commit([], [Wanted(number, people(number * 200, 200)) for number in range(8)])
-    other = begun(database.open(owner=OTHER_TASK))
+    other = begun(database.open(task_instance=OTHER_TASK))
 
     claims_won = other.commit([], [Wanted(number, people(number * 200 + 100, 200)) for number in range(8)])
 
@@ -185,8 +184,8 @@ def test_many_are_looked_up(database: SqlPlace) -> None:
 def test_a_claim_given_back_meanwhile_is_not_sure(database: SqlPlace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its holder was alive a moment ago."""
     begun(database.open()).commit([], [Wanted(1, people(0))])
-    other = begun(database.open(owner=OTHER_TASK))
-    monkeypatch.setattr(other, "_holders", lambda *_: {})
+    other = begun(database.open(task_instance=OTHER_TASK))
+    monkeypatch.setattr(other._began(), "_holders", lambda *_: {})
 
     [claim] = other.commit([], [Wanted(1, people(0))])
 
@@ -200,13 +199,13 @@ def test_one_key_serves_one_campaign(database: SqlPlace) -> None:
     with pytest.raises(
         SettingsChanged, match=r"(?s)'autumn'.*campaign_name was 'Autumn' and is 'Winter'.*one campaign"
     ):
-        database.open(owner=OTHER_TASK).begin({**IDENTITY, "campaign_name": "Winter"})
+        database.open(task_instance=OTHER_TASK).begin({**IDENTITY, "campaign_name": "Winter"})
 
 
 def test_settings_changed_by_another_task_stop_this_one(database: SqlPlace) -> None:
     """Nobody was claimed yet, so the other one could: this one's fingerprints are of another kind."""
     first = begun(database.open())
-    database.open(owner=OTHER_TASK).begin({**IDENTITY, "match_on": "riid"})
+    database.open(task_instance=OTHER_TASK).begin({**IDENTITY, "match_on": "riid"})
 
     with pytest.raises(SettingsChanged, match="match_on"):
         first.commit([], [Wanted(1, people(0))])
@@ -232,7 +231,7 @@ def test_another_key_on_a_retry_is_fine_while_nobody_is_claimed(database: SqlPla
 def test_a_restart_frees_only_its_own(database: SqlPlace) -> None:
     """Whom another task pushed stays pushed."""
     begun(database.open(1)).commit([], [Wanted(1, people(0, 2))])
-    begun(database.open(owner=OTHER_TASK)).commit([], [Wanted(1, people(2, 2))])
+    begun(database.open(task_instance=OTHER_TASK)).commit([], [Wanted(1, people(2, 2))])
 
     restarted = begun(database.open(2, max_tries=4, on_clear="restart"))
 
@@ -243,7 +242,7 @@ def test_a_restart_frees_only_its_own(database: SqlPlace) -> None:
 def test_a_restart_does_not_free_the_key_from_others(database: SqlPlace) -> None:
     """Their claims still stand under the old settings."""
     begun(database.open(1)).commit([], [Wanted(1, people(0, 2))])
-    begun(database.open(owner=OTHER_TASK)).commit([], [Wanted(1, people(2, 2))])
+    begun(database.open(task_instance=OTHER_TASK)).commit([], [Wanted(1, people(2, 2))])
 
     with pytest.raises(SettingsChanged):
         database.open(2, max_tries=4, on_clear="restart").begin({**IDENTITY, "match_on": "riid"})
@@ -252,7 +251,7 @@ def test_a_restart_does_not_free_the_key_from_others(database: SqlPlace) -> None
 def test_a_refused_beginning_forgets_nothing(database: SqlPlace) -> None:
     """The restart before it is undone with it."""
     begun(database.open(1)).commit([], [Wanted(1, people(0, 2))])
-    begun(database.open(owner=OTHER_TASK)).commit([], [Wanted(1, people(2, 2))])
+    begun(database.open(task_instance=OTHER_TASK)).commit([], [Wanted(1, people(2, 2))])
     with pytest.raises(SettingsChanged):
         database.open(2, max_tries=4, on_clear="restart").begin({**IDENTITY, "match_on": "riid"})
 
@@ -301,7 +300,7 @@ def test_a_doubt_that_was_settled_as_sent_is_not_sent_again(database: SqlPlace) 
     """A person found out while the try was reading its source."""
     second, doubt = in_doubt(database, people(0))
     with by_hand(database) as records:
-        records.settle_by_hand(int(str(doubt.place)), sent=True)
+        records.settle_by_hand(doubt.batch_id, sent=True, by="anna", reason="seen")
 
     claims_won = second.commit([], [Wanted(1, people(0), doubt), Wanted(2, people(3))])
 
@@ -313,7 +312,7 @@ def test_a_doubt_that_was_settled_as_not_sent_is_claimed_like_others(database: S
     """Its claims are free."""
     second, doubt = in_doubt(database, people(0))
     with by_hand(database) as records:
-        records.settle_by_hand(int(str(doubt.place)), sent=False)
+        records.settle_by_hand(doubt.batch_id, sent=False, by="anna", reason="not seen")
 
     assert second.commit([], [Wanted(1, people(0), doubt)]) == [Claim(1)]
     assert [batch.label for batch in begun(database.open(3)).earlier()] == ["try 2, batch 1"]
@@ -323,10 +322,21 @@ def test_who_was_erased_from_a_doubt_is_not_sent_to_again(database: SqlPlace) ->
     """Who it was can't be told any more, and they may have been pushed."""
     second, doubt = in_doubt(database, people(0))
     with by_hand(database) as records:
-        records.forget(people(1)[0])
+        records.forget(people(1)[0], by="anna")
 
     assert second.commit([], [Wanted(1, people(0), doubt)]) == [Claim(1, {1: Holder.IN_DOUBT})]
     assert sorted(row["size"] for row in database.rows(batches)) == [1, 2]
+
+
+def test_a_doubt_of_whom_all_were_erased_stays(database: SqlPlace) -> None:
+    """How many there were is known, and nothing goes out again."""
+    second, doubt = in_doubt(database, people(0, 2))
+    with by_hand(database) as records:
+        for one in people(0, 2):
+            records.forget(one, by="anna")
+
+    assert second.commit([], [Wanted(1, people(0, 2), doubt)]) == [Claim(1, dict.fromkeys((0, 1), Holder.IN_DOUBT))]
+    assert [(row["size"], row["moved"]) for row in database.rows(batches)] == [(2, 0)]
 
 
 def test_who_moves_keeps_the_order_of_the_request(database: SqlPlace) -> None:
@@ -368,12 +378,12 @@ def test_a_zombie_that_hears_of_what_was_taken_over_settles_the_rest(database: S
 def test_taking_over_does_not_deadlock(database: SqlPlace, no_second_attempt: Callable[[], None]) -> None:
     """Two tasks send again what they left in doubt, and claim each other's people beside it."""
     everybody = people(0, 400)
-    owners = [f"dag, task, run, {number}" for number in range(2)]
-    for number, owner in enumerate(owners):
-        begun(database.open(1, owner=owner)).commit(
+    names = [f"dag, task, run, {number}" for number in range(2)]
+    for number, task_instance in enumerate(names):
+        begun(database.open(1, task_instance=task_instance)).commit(
             [], [Wanted(batch, everybody[number + 2 * batch :: 40]) for batch in range(20)]
         )
-    ledgers = [begun(database.open(2, owner=owner)) for owner in owners]
+    ledgers = [begun(database.open(2, task_instance=task_instance)) for task_instance in names]
     doubts = [list(ledger.earlier()) for ledger in ledgers]
     no_second_attempt()
 
@@ -427,7 +437,7 @@ def test_a_file_is_never_believed_to_have_been_empty_from_the_third_try_on(sqlit
     with pytest.raises(StateLost):
         begun(sqlite.open(3, may_have_claimed=False))
 
-    begun(sqlite.open(2, may_have_claimed=False, owner=OTHER_TASK))
+    begun(sqlite.open(2, may_have_claimed=False, task_instance=OTHER_TASK))
 
 
 def test_a_try_that_runs_while_its_record_is_pruned_is_stopped(database: SqlPlace) -> None:
@@ -435,7 +445,7 @@ def test_a_try_that_runs_while_its_record_is_pruned_is_stopped(database: SqlPlac
     ledger = begun(database.open())
     ledger.commit([], [Wanted(1, people(0))])
     records = Records(database.engine())
-    records.prune(database.now + timedelta(days=1))
+    records.prune(database.now + timedelta(days=1), by="anna")
     records.close()
 
     with pytest.raises(StateLost, match="pruned"):
@@ -628,7 +638,7 @@ def test_a_transaction_that_met_another_is_repeated(sqlite: SqlPlace, original: 
 
 def test_tries_that_begin_at_once_make_the_tables_once(database: SqlPlace) -> None:
     """The shards of a mapped task do, and share one key."""
-    ledgers = [database.open(owner=f"dag, task, run, {shard}") for shard in range(6)]
+    ledgers = [database.open(task_instance=f"dag, task, run, {shard}") for shard in range(6)]
 
     keys = side_by_side(*(lambda one=one: one.begin(IDENTITY) for one in ledgers))
 
@@ -640,7 +650,7 @@ def test_tries_that_begin_at_once_make_the_tables_once(database: SqlPlace) -> No
 def test_overlapping_shards_push_nobody_twice(database: SqlPlace, no_second_attempt: Callable[[], None]) -> None:
     """In whatever order each of them reads its source, and without one deadlock."""
     everybody = people(0, 2000)
-    ledgers = [begun(database.open(owner=f"dag, task, run, {number}")) for number in range(4)]
+    ledgers = [begun(database.open(task_instance=f"dag, task, run, {number}")) for number in range(4)]
     no_second_attempt()
 
     def shard(number: int) -> Counter[bytes]:
@@ -664,7 +674,7 @@ def test_overlapping_shards_push_nobody_twice(database: SqlPlace, no_second_atte
 def test_giving_back_and_taking_does_not_deadlock(database: SqlPlace, no_second_attempt: Callable[[], None]) -> None:
     """Tasks pass the same people to and fro."""
     everybody = people(0, 60)
-    ledgers = [begun(database.open(owner=f"dag, task, run, {number}")) for number in range(3)]
+    ledgers = [begun(database.open(task_instance=f"dag, task, run, {number}")) for number in range(3)]
     no_second_attempt()
 
     def task(number: int) -> int:
@@ -690,7 +700,8 @@ def test_giving_back_and_taking_does_not_deadlock(database: SqlPlace, no_second_
 
 
 def test_a_zombie_beside_its_retry_pushes_nobody_twice(database: SqlPlace) -> None:
-    """The retry begins at any moment of the zombie's work."""
+    """The retry begins at any moment of the zombie's work, and nothing but the tables keeps them apart."""
+    database.has_store = False
     everybody = people(0, 2000)
     begun_first = begun(database.open(1))
 
@@ -726,7 +737,7 @@ from airflow_provider_responsys.ledger.sql import SqlLedger
 url, options, shard, reverse = sys.argv[1:]
 ledger = SqlLedger(
     create_engine(url, connect_args={"options": options} if options else {}),
-    send_key="autumn", owner=f"dag, task, run, {shard}", try_number=1, max_tries=3, retries=3,
+    send_key="autumn", task_instance=f"dag, task, run, {shard}", try_number=1, max_tries=3, retries=3,
 )
 ledger.begin({"campaign_name": "Autumn", "list_type": "PROFILE", "match_on": "customerId"})
 everybody = [n.to_bytes(9, "big") for n in range(3000)]
@@ -799,11 +810,195 @@ def test_a_row_that_two_insert_at_once_is_no_failure(sqlite: SqlPlace) -> None:
     database.dispose()
 
 
+def test_a_ledger_that_lost_its_key_is_closed(database: SqlPlace) -> None:
+    """With another key it would recognise nobody, and push all again."""
+    begun(database.open(1)).commit([], [Wanted(1, people(0))])
+    change(database, delete(ledger_table))
+
+    for number in (1, 2):
+        with pytest.raises(StateLost, match="fingerprint key is gone"):
+            begun(database.open(number, task_instance=f"task {number}"))
+
+    assert database.rows(ledger_table) == []
+
+
+def test_a_ledger_that_lost_its_table_of_keys_is_closed(database: SqlPlace) -> None:
+    """The claims are there, so it is none that was never used."""
+    begun(database.open(1)).commit([], [Wanted(1, people(0))])
+    engine = create_engine(database.url, connect_args=database.connect)
+    ledger_table.drop(engine)
+    engine.dispose()
+
+    with pytest.raises(StateLost, match="Restore that table"):
+        begun(database.open(2))
+
+
+@pytest.mark.parametrize("key", ["", "no key", "00" * 16])
+def test_a_key_that_was_changed_is_no_key(database: SqlPlace, key: str) -> None:
+    """Its id says which one it was."""
+    begun(database.open(1)).commit([], [Wanted(1, people(0))])
+    change(database, update(ledger_table).values(fingerprint_key=key))
+
+    with pytest.raises(StateLost, match="fingerprint key is gone or damaged"):
+        begun(database.open(2))
+
+
+def test_a_ledger_without_claims_may_get_a_new_key(database: SqlPlace) -> None:
+    """Nobody was claimed with the old one."""
+    key = database.open(1).begin(IDENTITY)
+    change(database, delete(ledger_table))
+
+    second = database.open(2)
+
+    assert second.begin(IDENTITY) != key
+    assert second.commit([], [Wanted(1, people(0))]) == [Claim(1)]
+
+
+def test_a_send_is_of_one_key(database: SqlPlace) -> None:
+    """Claims that were made with another one can't be compared."""
+    begun(database.open(1)).commit([], [Wanted(1, people(0))])
+    key = bytes(range(16))
+    change(database, update(ledger_table).values(fingerprint_key=key.hex(), fingerprint_key_id=key_id(key)))
+
+    with pytest.raises(StateLost, match="fingerprint key"):
+        begun(database.open(2))
+
+
+def test_a_send_whose_key_changed_stops_a_running_try(database: SqlPlace) -> None:
+    """Another task began with the new key before this one claimed anybody."""
+    first = begun(database.open(1))
+    key = bytes(range(16))
+    change(database, update(ledger_table).values(fingerprint_key=key.hex(), fingerprint_key_id=key_id(key)))
+    begun(database.open(task_instance=OTHER_TASK))
+
+    with pytest.raises(StateLost, match="fingerprint key"):
+        first.commit([], [Wanted(1, people(0))])
+
+
+def test_a_request_id_may_be_long(database: SqlPlace) -> None:
+    """As long as the protocol takes one; the other answers of its commit are recorded beside it."""
+    ledger = begun(database.open(1))
+    ledger.commit([], [Wanted(1, people(0)), Wanted(2, people(3))])
+
+    ledger.commit([Accepted(1, "4711"), Accepted(2, "x" * 512)], [])
+
+    assert [batch.request_id for batch in begun(database.open(2)).earlier()] == ["4711", "x" * 512]
+
+
+def test_an_answer_without_its_batch_is_told(database: SqlPlace) -> None:
+    """It would be lost silently; the other answers are recorded, and nothing is claimed beside it."""
+    ledger = begun(database.open(1))
+    first, second = Wanted(1, people(0)), Wanted(2, people(3))
+    ledger.commit([], [first, second])
+    change(database, delete(batches).where(batches.c.id == first.batch_id))
+    answers = [Accepted(1, "4711"), Accepted(2, "4712")]
+
+    with pytest.raises(LedgerFailed, match=rf"lacks batches.*1 of its batches.*\({first.batch_id}\)"):
+        ledger.commit(answers, [Wanted(3, people(6))])
+    with pytest.raises(LedgerFailed, match=str(first.batch_id)):
+        ledger.commit(answers, [])
+
+    assert [row["request_id"] for row in database.rows(batches)] == ["4712"]
+    assert people(6)[0] not in {bytes(row["fingerprint"]) for row in database.rows(claims)}
+
+
+def test_an_answer_to_what_was_pruned_says_so(database: SqlPlace) -> None:
+    """A person removed the send while it ran."""
+    ledger = begun(database.open())
+    ledger.commit([], [Wanted(1, people(0))])
+    with by_hand(database) as records:
+        records.prune(database.now + timedelta(days=1), by="anna")
+
+    with pytest.raises(StateLost, match=r"pruned while the try ran.*answers to 1 of its batches"):
+        ledger.commit([Accepted(1, "4711")], [])
+
+
+def test_an_answer_to_what_a_restart_forgot_is_recorded(database: SqlPlace) -> None:
+    """A zombie's request was accepted: a person can see it, and no wait asks for it."""
+    zombie = begun(database.open(1))
+    zombie.commit([], [Wanted(1, people(0))])
+    begun(database.open(2, max_tries=4, on_clear="restart"))
+
+    zombie.commit([Accepted(1, "4711")], [])
+
+    with by_hand(database) as records:
+        [batch] = records.show("autumn")
+        assert (batch.state, batch.request_id) == (State.FORGOTTEN, "4711")
+        assert records.open_requests("autumn") == []
+
+
+def test_a_replaced_try_still_releases(database: SqlPlace) -> None:
+    """What was certainly not accepted is no doubt for its successor."""
+    zombie = begun(database.open(1))
+    zombie.commit([], [Wanted(1, people(0)), Wanted(2, people(3))])
+    retry = begun(database.open(2))
+
+    zombie.commit([Released(1)], [])
+    with pytest.raises(Fenced):
+        zombie.commit([Released(2)], [Wanted(3, people(6))])
+    zombie.commit([Released(2)], [])
+
+    assert list(retry.earlier()) == []
+    assert retry.commit([], [Wanted(1, people(0, 6))]) == [Claim(1)]
+
+
+def test_a_replaced_try_may_repeat_its_answers(database: SqlPlace) -> None:
+    """It does not know which of them were recorded when it was told that it is replaced."""
+    zombie = begun(database.open(1))
+    zombie.commit([], [Wanted(1, people(0)), Wanted(2, people(3))])
+    retry = begun(database.open(2))
+    with pytest.raises(Fenced):
+        zombie.commit([Accepted(1, "4711")], [Wanted(3, people(6))])
+
+    zombie.commit([Accepted(1, "4711"), Accepted(2, "4712")], [])
+
+    assert [batch.request_id for batch in retry.earlier()] == ["4711", "4712"]
+
+
+def test_one_key_serves_one_account(database: SqlPlace) -> None:
+    """A rehearsal elsewhere would leave nobody to push, and no failure."""
+    rehearsal = database.open()
+    rehearsal.begin({**IDENTITY, "account": "api@rehearsal.example"})
+    rehearsal.commit([], [Wanted(1, people(0))])
+
+    with pytest.raises(
+        SettingsChanged, match=r"account was 'api@rehearsal\.example' and is 'api@production\.example'.*send_key"
+    ):
+        database.open(task_instance=OTHER_TASK).begin({**IDENTITY, "account": "api@production.example"})
+
+    assert [row["account"] for row in database.rows(sends)] == ["api@rehearsal.example"]
+
+
+def test_another_account_is_fine_while_nobody_is_claimed(database: SqlPlace) -> None:
+    """A connection that was wrong, and refused, can be corrected."""
+    database.open(1).begin({**IDENTITY, "account": "a"})
+
+    database.open(2).begin({**IDENTITY, "account": "b"})
+
+    assert [row["account"] for row in database.rows(sends)] == ["b"]
+
+
+def test_an_earlier_try_may_wait_longer_than_this_one(database: SqlPlace) -> None:
+    """Its request timeout is the one that its answers keep to."""
+    begun(database.open(1, answer_within=3.5)).commit([], [Wanted(1, people(0))])
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        database.now += timedelta(seconds=seconds)
+
+    list(begun(database.open(2, answer_within=1.0, sleep=sleep)).earlier())
+
+    assert slept == [1.0, 1.0, 1.0, 0.5]
+
+
 def test_dropping_and_making_the_tables_again(sqlite: SqlPlace) -> None:
     """Every table is ours to name."""
     assert {table.name for table in metadata.sorted_tables} == {
         "responsys_ledger",
         "responsys_sends",
+        "responsys_task_instances",
+        "responsys_traces",
         "responsys_tries",
         "responsys_batches",
         "responsys_claims",

@@ -2,14 +2,22 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
 from airflow_provider_responsys.errors import LedgerFailed, StateLost
 from airflow_provider_responsys.ledger.interface import FINGERPRINT_BYTES, Accepted, Claim, Released, Wanted
 from airflow_provider_responsys.ledger.sql import SqlLedger
-from airflow_provider_responsys.ledger.sql_records import PersonRecord, Records, RequestOutcome, State
-from airflow_provider_responsys.ledger.sql_schema import batches, claims, sends, tries
+from airflow_provider_responsys.ledger.sql_records import (
+    PersonRecord,
+    Records,
+    RequestOutcome,
+    Resolution,
+    State,
+    TraceRecord,
+)
+from airflow_provider_responsys.ledger.sql_tables import batches, claims, sends, task_instances, tries
 from tests.ledger.conftest import IDENTITY, SqlPlace
 
 SEND = "autumn"
@@ -99,7 +107,7 @@ def test_sends_are_listed(database: SqlPlace, records: Records, ledger: SqlLedge
     records.record_outcome(SEND, "4711", succeeded=3)
     database.now += timedelta(hours=1)
     begun(database.open(2))
-    begun(database.open(send_key="winter", owner="another"))
+    begun(database.open(send_key="winter", task_instance="another"))
 
     winter, autumn = records.sends()
 
@@ -109,13 +117,47 @@ def test_sends_are_listed(database: SqlPlace, records: Records, ledger: SqlLedge
     assert autumn.created_at == database.now - timedelta(hours=1)
 
 
+def test_one_send_and_one_batch_are_found(database: SqlPlace, records: Records, ledger: SqlLedger) -> None:
+    """By what a person has read in a log."""
+    begun(database.open(send_key="winter", task_instance="another"))
+
+    shown = records.show(SEND)
+
+    assert records.send(SEND) == records.sends()[1]
+    assert records.send("spring") is None
+    assert [records.batch(batch.batch_id) for batch in shown] == shown
+    assert records.batch(12) is None
+
+
+def test_a_batch_has_the_id_that_its_request_carried(database: SqlPlace, records: Records) -> None:
+    """One id in the log, in the ledger and at Oracle; with Responsys' own id of the answer, as far as it fits."""
+    wanted = Wanted(1, people(0))
+    ledger = begun(database.open())
+    ledger.commit([], [wanted])
+    ledger.commit([Accepted(1, "4711", "c" * 300)], [])
+
+    [shown] = records.show(SEND)
+    [earlier] = begun(database.open(2)).earlier()
+
+    assert shown.batch_id == earlier.batch_id == wanted.batch_id
+    assert (shown.correlation_id, shown.polls) == ("c" * 200, 0)
+
+
+def test_polls_are_kept(records: Records, ledger: SqlLedger) -> None:
+    """How often a request was asked for until its outcome was known."""
+    records.record_outcome(SEND, "4711", succeeded=3, polls=7)
+    records.record_outcome(SEND, "4711", succeeded=3)
+
+    assert records.show(SEND)[0].polls == 7
+
+
 def test_a_send_is_shown(database: SqlPlace, records: Records, ledger: SqlLedger) -> None:
     """Each batch with its times, its request and its outcome."""
     records.record_outcome(SEND, "4711", succeeded=1, failed={"NO_RECIPIENT_FOUND": (0, 2)})
 
     first, _, third = records.show(SEND)
 
-    assert (first.owner, first.try_number, first.number, first.size) == ("dag, task, run, -1", 1, 1, 3)
+    assert (first.task_instance, first.try_number, first.number, first.size) == ("dag, task, run, -1", 1, 1, 3)
     assert (first.claimed_at, first.settled_at, first.outcome_at) == (database.now, database.now, database.now)
     assert (first.request_id, first.succeeded, first.failed) == ("4711", 1, {"NO_RECIPIENT_FOUND": 2})
     assert (third.state, third.request_id, third.settled_at, third.failed) == (State.IN_DOUBT, None, None, {})
@@ -126,7 +168,7 @@ def test_a_person_settles_a_batch_as_sent(database: SqlPlace, records: Records, 
     """It is accepted, with nothing to poll."""
     doubtful = records.show(SEND)[2].batch_id
 
-    records.settle_by_hand(doubtful, sent=True)
+    records.settle_by_hand(doubtful, sent=True, by="anna", reason="asked Oracle")
 
     assert states(records) == [State.ACCEPTED] * 3
     assert records.open_requests(SEND) == ["4711", "4712"]
@@ -137,11 +179,98 @@ def test_a_person_settles_a_batch_as_not_sent(database: SqlPlace, records: Recor
     """The next try sends to its recipients."""
     doubtful = records.show(SEND)[2].batch_id
 
-    records.settle_by_hand(doubtful, sent=False)
+    records.settle_by_hand(doubtful, sent=False, by="anna", reason="asked Oracle")
 
     retry = begun(database.open(2))
     assert [batch.request_id for batch in retry.earlier()] == ["4711", "4712"]
     assert retry.commit([], [Wanted(1, people(6, 2))]) == [Claim(1)]
+
+
+def test_a_resolution_is_kept(database: SqlPlace, records: Records, ledger: SqlLedger) -> None:
+    """Who, when and why; also of a batch that was not sent, which holds no recipient any more."""
+    doubtful = records.show(SEND)[2].batch_id
+    database.now += timedelta(hours=1)
+
+    records.settle_by_hand(doubtful, sent=False, by="anna" * 50, reason="asked Oracle")
+
+    [*_, shown] = records.show(SEND)
+    assert records.batch(doubtful) == shown
+    assert (shown.state, shown.size, shown.counts) == (State.NOT_SENT, 2, False)
+    assert shown.resolution == Resolution("not sent", ("anna" * 50)[:100], database.now, "asked Oracle")
+    assert len([row for row in database.rows(claims) if row["batch_id"] == doubtful]) == 0
+    assert records.sends()[0].recipients == {State.ACCEPTED: 6, State.NOT_SENT: 2}
+
+
+def test_an_answer_that_comes_after_all_is_recorded(
+    database: SqlPlace, records: Records, ledger: SqlLedger, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The person was wrong, or early: the request id is known then, and the log says who may be pushed twice."""
+    doubtful = records.show(SEND)[2].batch_id
+    records.settle_by_hand(doubtful, sent=False, by="anna", reason="in a hurry")
+
+    ledger.commit([Accepted(3, "4713")], [])
+
+    shown = records.batch(doubtful)
+    assert shown
+    assert (shown.state, shown.request_id, shown.settled_at) == (State.NOT_SENT, "4713", database.now)
+    assert f"Batch {doubtful} was resolved as not sent by anna" in caplog.text
+    assert records.open_requests(SEND) == ["4711", "4712"]
+
+
+@pytest.mark.parametrize("sent", [True, False])
+def test_a_batch_is_not_resolved_while_its_answer_may_come(database: SqlPlace, records: Records, sent: bool) -> None:
+    """Its try wrote a moment ago, so it lives, and may be sending what it claimed long before."""
+    ledger = begun(database.open(answer_within=70.0))
+    ledger.commit([], [Wanted(1, people(0))])
+    ledger.commit([], [Wanted(2, people(3))])
+    database.now += timedelta(seconds=60)
+    ledger.commit([Accepted(2, "4712")], [])
+    [doubt, _] = records.show(SEND)
+    resolve = partial(records.settle_by_hand, doubt.batch_id, sent=sent, by="anna", reason="asked Oracle")
+
+    for seconds in (0, 15, 54):  # the second is past the claim's own time
+        database.now += timedelta(seconds=seconds)
+        with pytest.raises(LedgerFailed, match=rf"Batch {doubt.batch_id} may still be answered.*--force"):
+            resolve()
+    database.now += timedelta(seconds=1)
+    resolve()
+
+    assert records.show(SEND)[0].resolution
+
+
+def test_a_batch_may_be_resolved_by_force(database: SqlPlace, records: Records) -> None:
+    """A person who knows that the worker is gone need not wait."""
+    ledger = begun(database.open(answer_within=70.0))
+    ledger.commit([], [Wanted(1, people(0))])
+
+    records.settle_by_hand(records.show(SEND)[0].batch_id, sent=True, by="anna", reason="the host is gone", force=True)
+
+    assert states(records) == [State.ACCEPTED]
+
+
+def test_what_people_do_leaves_a_trace(database: SqlPlace, records: Records, ledger: SqlLedger) -> None:
+    """Also after a prune; never whom it was about, and nothing where nothing was done."""
+    doubtful = records.show(SEND)[2].batch_id
+    records.settle_by_hand(doubtful, sent=True, by="anna", reason="asked Oracle")
+    records.forget(people(0, 1)[0], by="ben", reason="they asked")
+    records.forget(people(0, 1)[0], by="ben", reason="they asked")
+    database.now += timedelta(days=30)
+    records.prune(database.now - timedelta(days=7), by="cron")
+    records.prune(database.now - timedelta(days=7), by="cron")
+
+    pruned, forgotten, settled = records.traces()
+
+    since = "2026-12-16 08:30:00+0000"
+    about = f"sends in which nothing was begun or claimed since {since}"
+    assert pruned == TraceRecord(database.now, "cron", "prune", about, 1, "")
+    assert (forgotten.done_by, forgotten.action, forgotten.about, forgotten.count) == (
+        "ben",
+        "forget",
+        "one recipient",
+        1,
+    )
+    assert (settled.about, settled.count, settled.reason) == (f"batch {doubtful} as sent", 2, "asked Oracle")
+    assert records.sends() == []
 
 
 @pytest.mark.parametrize("sent", [True, False])
@@ -150,9 +279,23 @@ def test_only_a_doubt_can_be_settled_by_hand(records: Records, ledger: SqlLedger
     accepted = records.show(SEND)[0].batch_id
 
     with pytest.raises(LedgerFailed, match=str(accepted)):
-        records.settle_by_hand(accepted, sent=sent)
+        records.settle_by_hand(accepted, sent=sent, by="anna", reason="asked Oracle")
 
     assert states(records) == [State.ACCEPTED, State.ACCEPTED, State.IN_DOUBT]
+
+
+def test_who_was_sent_to_again_is_shown_once(database: SqlPlace, records: Records, ledger: SqlLedger) -> None:
+    """The batch that they left stays on record, with the id that its request carried, and a late answer to it."""
+    second = begun(database.open(2))
+    [*_, doubt] = second.earlier()
+
+    second.commit([], [Wanted(1, people(6, 2), doubt)])
+    ledger.commit([Accepted(3, "late")], [])
+
+    assert states(records) == [State.ACCEPTED, State.ACCEPTED, State.MOVED, State.IN_DOUBT]
+    assert [(batch.size, batch.request_id) for batch in records.show(SEND)][2:] == [(0, "late"), (2, None)]
+    assert records.open_requests(SEND) == ["4711", "4712"]
+    assert records.sends()[0].recipients == {State.ACCEPTED: 6, State.IN_DOUBT: 2}
 
 
 def test_a_restart_shows(database: SqlPlace, records: Records, ledger: SqlLedger) -> None:
@@ -166,7 +309,7 @@ def test_a_restart_shows(database: SqlPlace, records: Records, ledger: SqlLedger
 
 def test_one_person_is_found(database: SqlPlace, records: Records, ledger: SqlLedger) -> None:
     """With how their push ended: the position counts those whom the request went out for."""
-    other = begun(database.open(owner="another"))
+    other = begun(database.open(task_instance="another"))
     mixed = [*people(0, 1), *people(20, 1), *people(1, 1), *people(21, 1)]
     other.commit([], [Wanted(1, mixed)])
     other.commit([Accepted(1, "4713")], [])
@@ -188,11 +331,11 @@ def test_one_person_is_found(database: SqlPlace, records: Records, ledger: SqlLe
 
 def test_one_person_is_erased_from_every_send(database: SqlPlace, records: Records, ledger: SqlLedger) -> None:
     """Nobody can tell any more that they were pushed; the others keep their positions."""
-    winter = begun(database.open(owner="another", send_key="winter"))
+    winter = begun(database.open(task_instance="another", send_key="winter"))
     winter.commit([], [Wanted(1, people(0))])
     records.record_outcome(SEND, "4711", succeeded=2, failed={"NO_RECIPIENT_FOUND": [2]})
 
-    erased = records.forget(people(0, 1)[0])
+    erased = records.forget(people(0, 1)[0], by="anna")
 
     assert erased == 2
     assert records.person(people(0, 1)[0]) == []
@@ -201,21 +344,34 @@ def test_one_person_is_erased_from_every_send(database: SqlPlace, records: Recor
         "winter": None,
     }
     assert people(0, 1)[0] not in {bytes(row["fingerprint"]) for row in database.rows(claims)}
-    assert records.forget(people(0, 1)[0]) == 0
+    assert records.forget(people(0, 1)[0], by="anna") == 0
 
 
 def test_old_sends_are_pruned(database: SqlPlace, records: Records, ledger: SqlLedger) -> None:
     """All of an old one goes, nothing of a recent one; a later try of it fails closed."""
     database.now += timedelta(days=30)
-    begun(database.open(owner="another", send_key="winter")).commit([], [Wanted(1, people(0))])
+    begun(database.open(task_instance="another", send_key="winter")).commit([], [Wanted(1, people(0))])
 
-    pruned = records.prune(database.now - timedelta(days=7))
+    pruned = records.prune(database.now - timedelta(days=7), by="anna")
 
     assert pruned == 1
     assert [send.send_key for send in records.sends()] == ["winter"]
-    assert [len(database.rows(table)) for table in (sends, tries, batches, claims)] == [1, 1, 1, 3]
+    assert [len(database.rows(table)) for table in (sends, task_instances, tries, batches, claims)] == [1, 1, 1, 1, 3]
     with pytest.raises(StateLost):
         begun(database.open(2))
+
+
+def test_a_task_instance_stays_while_a_send_of_it_does(database: SqlPlace, records: Records) -> None:
+    """Its key was corrected on a later try: the older send goes, and its counter stays."""
+    begun(database.open(1))
+    database.now += timedelta(days=30)
+    begun(database.open(2, send_key="winter")).commit([], [Wanted(1, people(0))])
+
+    pruned = records.prune(database.now - timedelta(days=7), by="anna")
+
+    assert pruned == 1
+    assert [row["claim_count"] for row in database.rows(task_instances)] == [1]
+    assert len(list(begun(database.open(3, send_key="winter")).earlier())) == 1
 
 
 @pytest.mark.parametrize("act", ["begins", "claims"])
@@ -227,7 +383,7 @@ def test_a_send_in_use_is_not_pruned(database: SqlPlace, records: Records, ledge
     else:
         ledger.commit([Released(3)], [Wanted(4, people(9))])
 
-    assert records.prune(database.now - timedelta(days=7)) == 0
+    assert records.prune(database.now - timedelta(days=7), by="anna") == 0
 
 
 def test_a_ledger_that_is_down_says_so(database: SqlPlace, records: Records) -> None:

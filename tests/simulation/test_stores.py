@@ -61,7 +61,7 @@ class Tries:
         real = SqlLedger(
             create_engine(f"sqlite:///{self.path}"),
             send_key="autumn",
-            owner=task.name,
+            task_instance=task.name,
             try_number=task.number,
             max_tries=task.max_tries,
             retries=1,
