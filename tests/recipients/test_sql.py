@@ -1,17 +1,14 @@
 import json
 import logging
-import socket
 import sqlite3
-import struct
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, BinaryIO
+from typing import Any
 
 import pymysql
 import pytest
@@ -23,9 +20,9 @@ from airflow.providers.sqlite.hooks.sqlite import SqliteHook
 from airflow_provider_responsys import databases
 from airflow_provider_responsys.errors import SourceFailed
 from airflow_provider_responsys.recipients.sql import query
+from tests.servers import PlainServer
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i AS riid FROM n"
-SSL_REQUEST, GSS_REQUEST = 80877103, 80877104  # what PostgreSQL's clients may begin with
 ENDLESS_ON_MARIADB = "SELECT seq AS riid FROM seq_1_to_1000000000000"
 PEOPLE = [(1, "Zoë", "50% off"), (2, "李", None), (3, "Ann", "")]
 
@@ -94,67 +91,6 @@ def mysql_hook(mysql: Path, **extra: Any) -> Any:
             conn_id="my", conn_type="mysql", host="localhost", login="root", schema="recipients", extra=extras
         )
     )
-
-
-class PlainServer:
-    """Speaks just enough of PostgreSQL to refuse TLS and to be told a password."""
-
-    def __init__(self) -> None:
-        self.passwords: list[str] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.login: Parameters = {
-            "host": "127.0.0.1",
-            "port": self._listener.getsockname()[1],
-            "login": "bob",
-            "password": "s3cret",
-            "schema": "crm",
-        }
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def close(self) -> None:
-        """Listen no more."""
-        self._listener.close()
-
-    def _serve(self) -> None:
-        with suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                with client, client.makefile("rb") as stream, suppress(OSError, struct.error):
-                    self._talk(client, stream)
-
-    def _talk(self, client: socket.socket, stream: BinaryIO) -> None:
-        while True:
-            size, code = struct.unpack(">II", stream.read(8))
-            stream.read(size - 8)
-            if code not in (SSL_REQUEST, GSS_REQUEST):
-                break
-            client.sendall(b"N")
-        client.sendall(b"R" + struct.pack(">II", 8, 3))  # the password, please, as it is
-        _, size = struct.unpack(">cI", stream.read(5))
-        self.passwords.append(stream.read(size - 4).rstrip(b"\0").decode())
-
-
-@pytest.fixture
-def plain_server() -> Iterator[PlainServer]:
-    """Give a server that has no TLS."""
-    server = PlainServer()
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def silent_address() -> Iterator[int]:
-    """Give a port that takes connections and says nothing for a minute, then closes them."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def accept() -> None:
-            with suppress(OSError):
-                client, _ = listener.accept()
-                with client:
-                    time.sleep(60.0)
-
-        threading.Thread(target=accept, daemon=True).start()
-        yield listener.getsockname()[1]
 
 
 class Wrapped:
@@ -406,12 +342,6 @@ def test_what_a_driver_says(told: str, shown: str) -> None:
         pass
 
     assert str(error.value) == f"The connection 'people' leads to no database: {shown}."
-
-
-@pytest.fixture(params=[True, False], ids=["psycopg", "psycopg2"])
-def either_psycopg(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let Airflow's PostgreSQL hook use each of its drivers in turn."""
-    monkeypatch.setattr(postgres_hooks, "USE_PSYCOPG3", request.param)
 
 
 @pytest.mark.usefixtures("either_psycopg")
