@@ -86,7 +86,8 @@ def within(seconds: float, connect: Callable[[], Any]) -> Any:
         connection, error = answers.get(timeout=seconds)
     except Empty:
         late.set()
-        raise LedgerFailed(f"The ledger's database took no connection for {seconds:.0f} s") from None
+        # With a cause, like all that may pass.
+        raise LedgerFailed(f"The ledger's database took no connection for {seconds:.0f} s") from TimeoutError()
     if error:
         raise error
     return connection
