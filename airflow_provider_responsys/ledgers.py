@@ -62,13 +62,14 @@ def ledger_conn_id_of(given: str | None) -> str | None:
 
 def ledger_engine(ledger_conn_id: str) -> "Engine":
     """Return a new SQLAlchemy engine on the SQL ledger's database; whoever asks disposes of it."""
-    hook = BaseHook.get_connection(ledger_conn_id).get_hook()  # type: ignore[no-untyped-call]  # Airflow's own
-    if not hasattr(hook, "get_sqlalchemy_engine"):
-        raise InvalidSettings(
-            f"connection {ledger_conn_id!r} can't be the ledger: its hook knows no SQLAlchemy engine. "
-            "Use a SQLite, PostgreSQL or MySQL connection"
-        )
-    return hook.get_sqlalchemy_engine()  # type: ignore[no-any-return]  # Airflow's hooks are loosely typed
+    from airflow_provider_responsys.ledger.sql_engine import hook_engine  # noqa: PLC0415 -- brings SQLAlchemy
+
+    connection = BaseHook.get_connection(ledger_conn_id)
+    hook: Any = connection.get_hook()  # type: ignore[no-untyped-call]  # Airflow's own
+    look_up = getattr(hook, "get_connection", None)
+    # Read once: the engine connects later, too, and in threads whose look-ups Airflow may not answer.
+    hook.get_connection = lambda conn_id: connection if conn_id == ledger_conn_id or not look_up else look_up(conn_id)
+    return hook_engine(hook, ledger_conn_id, connection.schema)
 
 
 def _store(

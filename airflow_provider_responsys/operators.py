@@ -30,7 +30,7 @@ from airflow_provider_responsys.metrics import Metrics
 from airflow_provider_responsys.progress import PUSH, Note, PushObserver
 from airflow_provider_responsys.protocol.call import authorized
 from airflow_provider_responsys.protocol.pace import Pace
-from airflow_provider_responsys.protocol.polling import probe
+from airflow_provider_responsys.protocol.probe import probe
 from airflow_provider_responsys.protocol.push import (
     MAX_BODY,
     MAX_RECIPIENTS,

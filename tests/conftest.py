@@ -5,16 +5,21 @@ import getpass
 import json
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
 import pytest
+
+from tests.servers import PlainServer, Proxy
 
 # Airflow reads these when it is first imported, so they come before any test module.
 HOME = Path(tempfile.mkdtemp(prefix="responsys-tests-"))
@@ -114,6 +119,45 @@ def fresh_postgres(postgres: dict[str, Any]) -> Iterator[dict[str, Any]]:
         connection.execute(f"CREATE DATABASE {name}")
         yield {**postgres, "schema": name}
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(params=[True, False], ids=["psycopg", "psycopg2"])
+def either_psycopg(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Airflow's PostgreSQL hook use each of its drivers in turn."""
+    from airflow.providers.postgres.hooks import postgres as postgres_hooks  # noqa: PLC0415 -- see airflow_db
+
+    monkeypatch.setattr(postgres_hooks, "USE_PSYCOPG3", request.param)
+
+
+@pytest.fixture
+def plain_server() -> Iterator[PlainServer]:
+    """Give a server that has no TLS."""
+    server = PlainServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def silent_address() -> Iterator[int]:
+    """Give a port that takes connections and says nothing for a minute, then closes them."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def accept() -> None:
+            with suppress(OSError):
+                client, _ = listener.accept()
+                with client:
+                    time.sleep(60.0)
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield listener.getsockname()[1]
+
+
+@pytest.fixture
+def proxy(postgres: dict[str, Any]) -> Iterator[Proxy]:
+    """Give a port before the real PostgreSQL that can fall silent."""
+    proxy = Proxy(f"{postgres['host']}/.s.PGSQL.{postgres['port']}")
+    yield proxy
+    proxy.close()
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -552,7 +552,7 @@ def test_no_tables_are_made(database: dict[str, Any], run: Run) -> None:
     [
         (None, 1, "isn't defined"),
         ({"conn_type": "nothing_known", "host": "localhost"}, 1, "Unknown hook type"),
-        ({"conn_type": "responsys", "host": "localhost"}, 2, "its hook knows no SQLAlchemy engine"),
+        ({"conn_type": "responsys", "host": "localhost"}, 2, "its hook names no database"),
         ({"conn_type": "sqlite", "host": "/nowhere/at/all.db"}, 1, "unable to open database file"),
         ({"conn_type": "postgres", "host": "/nowhere", "password": "hush"}, 1, "database failed (OperationalError)"),
     ],

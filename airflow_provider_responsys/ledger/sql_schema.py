@@ -3,19 +3,18 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
-from sqlalchemy import event, func, insert, inspect, select
+from sqlalchemy import func, insert, inspect, select
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from airflow_provider_responsys.errors import InvalidSettings, LedgerFailed, StateLost
 from airflow_provider_responsys.ledger.fingerprint import key_id, new_key
+from airflow_provider_responsys.ledger.sql_session import LOCK_WAIT, ready
 from airflow_provider_responsys.ledger.sql_tables import MYSQL, VERSION, claims, ledger_table, metadata
 
 ROWS_PER_INSERT = 5_000  # 300 kB of SQL: MySQL takes by default 4 MB or more
-
-LOCK_WAIT = 30_000  # milliseconds that SQLite waits for another writer
 
 MET_ANOTHER = frozenset({"40001", "40P01", "42710", "42P07", 1050, 1205, 1213, 1684})
 """PostgreSQL's and MySQL's codes for: serialization failure, deadlock, type or table exists or is being made, lock
@@ -48,15 +47,7 @@ class Database:
         if dialect not in INSERT:
             raise InvalidSettings(f"the ledger is kept in SQLite, PostgreSQL or MySQL, not in {dialect}")
         self.dialect = dialect
-        if dialect == "sqlite":
-            event.listen(engine, "connect", _leave_transactions_to_us)
-            event.listen(engine, "begin", _begin_immediately)
-            self._engine = engine
-        else:
-            if dialect == "postgresql":
-                event.listen(engine, "connect", _keep_no_statements)
-            # MySQL's default would not see who won a claim meanwhile.
-            self._engine = engine.execution_options(isolation_level="READ COMMITTED")
+        self._engine = ready(engine)
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -141,7 +132,7 @@ def _prepare(connection: Connection, now: datetime) -> bytes:
         return _prepare_alone(connection, now)
     # There, tables are made outside of any transaction, one by one.
     lock = f"{connection.engine.url.database}.{ledger_table.name}"[-64:]
-    connection.execute(select(func.get_lock(lock, LOCK_WAIT // 1000)))
+    connection.execute(select(func.get_lock(lock, LOCK_WAIT)))
     try:
         return _prepare_alone(connection, now)
     finally:
@@ -189,20 +180,3 @@ def _checked(text: str, its_id: str) -> bytes:
     if not key or key_id(key) != its_id:
         raise StateLost(KEY_LOST)
     return key
-
-
-def _leave_transactions_to_us(connection: Any, record: object) -> None:  # noqa: ARG001 -- SQLAlchemy's signature
-    """Keep Python's sqlite3 from beginning transactions late, where two writers would deadlock."""
-    connection.isolation_level = None
-    connection.execute(f"PRAGMA busy_timeout={LOCK_WAIT}")
-    connection.execute("PRAGMA synchronous=FULL")
-
-
-def _keep_no_statements(connection: Any, record: object) -> None:  # noqa: ARG001 -- SQLAlchemy's signature
-    """Keep psycopg 3 from remembering the last hundred statements: of claims, 300 kB each and no two the same."""
-    if hasattr(connection, "prepare_threshold"):
-        connection.prepare_threshold = None
-
-
-def _begin_immediately(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -2,14 +2,19 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from inspect import GEN_CLOSED, getgeneratorstate
 from typing import Any, Final, Protocol, TypeAlias, cast
 
+from airflow_provider_responsys.databases import Connection, abandon, driver_of, streaming_cursor, use_plain_rows
 from airflow_provider_responsys.errors import SourceFailed
 from airflow_provider_responsys.recipients.rows import Chunk
 
 CHUNK_ROWS: Final = 2000
+
+DRAINING = ("MySQLdb", "pymysql", "mysql")
+"""Drivers that read a result to its end before they let go of it."""
 
 Parameters: TypeAlias = Sequence[object] | Mapping[str, object] | None
 
@@ -27,9 +32,9 @@ NO_QUERIES = re.compile("|INSERT|UPDATE|DELETE|MERGE|REPLACE|CREATE|ALTER|DROP|T
 
 
 class Hook(Protocol):
-    """An Airflow database hook. One that has ``get_sqlalchemy_engine`` as well is asked for that first."""
+    """An Airflow database hook."""
 
-    def get_conn(self) -> Any:
+    def get_conn(self) -> Connection:
         """Return a DB-API connection."""
 
 
@@ -39,90 +44,57 @@ def query(
 ) -> Iterator[Iterator[Chunk]]:
     """Run *sql* and give its rows in chunks, streamed; raise `SourceFailed` for what goes wrong.
 
-    Nothing is committed, and the connection is closed on leaving. *sql* marks
-    its *parameters* as the database's driver wants it. The first chunk always
-    comes, without rows if there are none.
+    The connection is the hook's own, with all that its extras ask for. Nothing is
+    committed, and the connection is closed on leaving. *sql* marks its *parameters*
+    as the database's driver wants it. The first chunk always comes, without rows
+    if there are none.
     """
     if NO_QUERIES.fullmatch(word := _first_word(sql)):
         raise SourceFailed(
             f"A source is a query that returns rows, and this statement starts with {word or 'no word'}."
         )
     with ExitStack() as stack:
-        execute = _connect(hook, stack)
+        connection = _connect(hook, stack)
         # A list would be taken for several sets of parameters.
         given = tuple(parameters) if isinstance(parameters, list) else parameters
         try:
-            rows, columns = execute(sql, given or None, chunk_rows)
+            rows, columns = _execute(connection, sql, given or None, chunk_rows, stack)
         except Exception as error:  # noqa: BLE001 -- every driver has errors of its own
             raise SourceFailed(f"The query failed: {_reason(error, sql)}.") from None
-        yield _chunks(rows, columns, sql, chunk_rows)
-
-
-class _Rows(Protocol):
-    """What a SQLAlchemy result and a DB-API cursor share."""
-
-    def fetchmany(self, size: int, /) -> Sequence[Sequence[object]]:
-        """Return the next rows, none at the end."""
-
-
-class _NoRows:
-    """Stands for the rows of a statement that returns none."""
-
-    def fetchmany(self, _: int, /) -> Sequence[Sequence[object]]:
-        return ()
+        chunks = _chunks(rows, columns, sql, chunk_rows)
+        stack.callback(_leave, connection, chunks)
+        yield chunks
 
 
 _Columns: TypeAlias = Callable[[], Sequence[str]]
 """Gives the names of the columns, once the first rows have come; none where a statement returns no rows."""
-_Execute: TypeAlias = Callable[[str, Parameters, int], tuple[_Rows, _Columns]]
-"""Runs a statement."""
 
 
-def _connect(hook: Hook, stack: ExitStack) -> _Execute:
-    """Return what runs a statement on a new connection, which *stack* closes."""
-    # There may be no SQLAlchemy, no dialect, a login that only the hook knows. What really is wrong, the driver says.
-    with suppress(Exception):
-        return _through_sqlalchemy(hook, stack)
+def _connect(hook: Hook, stack: ExitStack) -> Connection:
+    """Return a new connection of *hook*, which *stack* ends."""
     try:
-        return _through_driver(hook, stack)
+        connection = hook.get_conn()
+        stack.callback(_quietly, connection.close)
+        use_plain_rows(connection)
     except Exception as error:  # noqa: BLE001 -- every driver has errors of its own
         # Without its cause, here and below: a driver's own words may hold logins and cells.
         raise SourceFailed(f"{_name(hook)} leads to no database: {_reason(error, _name(hook))}.") from None
+    return connection
 
 
-def _through_sqlalchemy(hook: Any, stack: ExitStack) -> _Execute:
-    engine = hook.get_sqlalchemy_engine()
-    stack.callback(_quietly, engine.dispose)
-    connection = engine.connect()
-    stack.callback(_quietly, connection.close)
-
-    def execute(sql: str, parameters: Parameters, chunk_rows: int) -> tuple[_Rows, _Columns]:
-        # Without parameters, a % in the statement is a %.
-        streaming = connection.execution_options(stream_results=True, max_row_buffer=chunk_rows, no_parameters=True)
-        result = streaming.exec_driver_sql(sql, parameters)
-        stack.callback(_quietly, result.close)
-        return (result, lambda: list(result.keys())) if result.returns_rows else (_NoRows(), list)
-
-    return execute
+def _execute(
+    connection: Connection, sql: str, parameters: Parameters, chunk_rows: int, stack: ExitStack
+) -> tuple[Any, _Columns]:
+    """Run *sql*; return the cursor, and what names its columns."""
+    cursor = streaming_cursor(connection)
+    stack.callback(_quietly, cursor.close)
+    cursor.arraysize = chunk_rows
+    # Without parameters, a % in the statement is a %.
+    cursor.execute(*((sql,) if parameters is None else (sql, parameters)))
+    return cursor, lambda: [column[0] for column in cursor.description or ()]
 
 
-def _through_driver(hook: Hook, stack: ExitStack) -> _Execute:
-    connection = hook.get_conn()
-    stack.callback(_quietly, connection.close)
-
-    def execute(sql: str, parameters: Parameters, chunk_rows: int) -> tuple[_Rows, _Columns]:
-        # Only a cursor with a name stays on a PostgreSQL server; one without brings all rows over at once.
-        on_server = {"name": "responsys"} if type(connection).__module__.startswith("psycopg") else {}
-        cursor = connection.cursor(**on_server)
-        stack.callback(_quietly, cursor.close)
-        cursor.arraysize = chunk_rows
-        cursor.execute(*((sql,) if parameters is None else (sql, parameters)))
-        return cursor, lambda: [column[0] for column in cursor.description or ()]
-
-    return execute
-
-
-def _chunks(rows: _Rows, columns: _Columns, sql: str, chunk_rows: int) -> Iterator[Chunk]:
+def _chunks(rows: Any, columns: _Columns, sql: str, chunk_rows: int) -> Generator[Chunk, None, None]:
     names: tuple[str, ...] = ()
     read = 0
     while True:
@@ -133,7 +105,7 @@ def _chunks(rows: _Rows, columns: _Columns, sql: str, chunk_rows: int) -> Iterat
         names = names or _checked(columns())
         if read and not some:
             return
-        if some and isinstance(some[0], Mapping):  # a connection may ask for such cursors in its extras
+        if some and isinstance(some[0], Mapping):  # from a driver that `use_plain_rows` does not know
             some = [tuple(row.values()) for row in cast("Sequence[Mapping[str, object]]", some)]
         yield Chunk(names, some, is_table=True)
         if not some:
@@ -162,15 +134,21 @@ def _reason(error: Exception, known: str) -> str:
     def masked(quoted: re.Match[str]) -> str:
         return quoted[0] if quoted["text"] in known else f"{quoted['quote']}{NOT_SHOWN}{quoted['quote']}"
 
-    cause = getattr(error, "orig", None) or error  # SQLAlchemy's own message ends in the statement's parameters
-    line = next(iter(str(cause).strip().splitlines()), "")
+    said = next((part for part in error.args if isinstance(part, str)), error)  # MySQL's begin with a number
+    line = next(iter(str(said).strip().splitlines()), "")
     told = PRIVATE.sub(NOT_SHOWN, QUOTED.sub(masked, line))[:LONGEST_REASON].rstrip(". ")
-    return f"{type(cause).__name__}: {told}" if told else type(cause).__name__
+    return f"{type(error).__name__}: {told}" if told else type(error).__name__
 
 
 def _first_word(sql: str) -> str:
     found = FIRST_WORD.match(sql)
     return found[1].upper() if found else ""
+
+
+def _leave(connection: Connection, chunks: Generator[Chunk, None, None]) -> None:
+    """Spare the drivers that would otherwise read on to the end of what *chunks* has left."""
+    if driver_of(connection) in DRAINING and getgeneratorstate(chunks) != GEN_CLOSED:
+        abandon(connection)
 
 
 def _quietly(close: Callable[[], object]) -> None:
