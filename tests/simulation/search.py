@@ -68,6 +68,17 @@ def by_chance(seeds: Iterable[int], parts: Parts = REAL) -> Found | None:
     return None
 
 
+def simplest(seeds: Iterable[int], parts: Parts, enough: int = 4) -> Found | None:
+    """Return the shortest story of *enough* schedules of *seeds* that break a rule: shrinking one may get stuck."""
+    found: list[Found] = []
+    for seed in seeds:
+        if broken := by_chance((seed,), parts):
+            found.append(broken)
+            if len(found) == enough:
+                break
+    return min(found, key=lambda each: (sum(map(bool, each.script)), len(each.script)), default=None)
+
+
 def everyone(setup: Setup, parts: Parts = REAL) -> tuple[int, int]:
     """Run every schedule of *setup*; return how many there were, and how many states they came through."""
 

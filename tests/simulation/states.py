@@ -6,6 +6,7 @@ Times are seconds from now: two schedules that differ in when they began are one
 from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING
 
+from airflow_provider_responsys.ledger.marked import MarkedLedger
 from airflow_provider_responsys.ledger.task_state import TaskStateLedger
 from airflow_provider_responsys.protocol.pace import Pace
 from airflow_provider_responsys.sending.engine import Engine
@@ -120,6 +121,8 @@ def _run(run: Run) -> Hashable:
 
 
 def _ledger(ledger: object) -> Hashable:
+    if isinstance(ledger, MarkedLedger):
+        return ledger._marked, _ledger(ledger._ledger)
     if isinstance(ledger, TaskStateLedger):
         return (
             type(ledger._store.refused),
