@@ -13,10 +13,10 @@ from multiprocessing import get_context
 from multiprocessing.pool import Pool
 
 from airflow_provider_responsys.sending.engine import Delivery
+from tests.simulation.campaign import Setup
 from tests.simulation.choices import Drawn
 from tests.simulation.search import SMALL, everyone, play, shrunk
 from tests.simulation.truth import Broken
-from tests.simulation.world import Setup
 
 SCHEDULES = 1_000_000
 AT_A_TIME = 2_000

@@ -1,12 +1,13 @@
 """One try of a task: the real engine in the real `Run`, one action at a time."""
 
 import math
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from importlib import import_module
+from importlib.util import find_spec
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from airflow_provider_responsys.errors import (
     Fenced,
@@ -17,22 +18,23 @@ from airflow_provider_responsys.errors import (
     ResponsysError,
     SendRefused,
     SettingsChanged,
+    SourceFailed,
     StateLost,
 )
 from airflow_provider_responsys.ledger.interface import Ledger
-from airflow_provider_responsys.ledger.marked import MarkedLedger
 from airflow_provider_responsys.protocol.pace import Pace
 from airflow_provider_responsys.protocol.push import Acceptance
 from airflow_provider_responsys.recipients.spool import Batch, Spool
 from airflow_provider_responsys.sending.engine import Action, Delivery, Engine, Limits, Wait
 from airflow_provider_responsys.sending.outcome import Resumed, Sent
 from airflow_provider_responsys.sending.run import Event, Halt, Report, Run
+from tests.simulation.campaign import HAS_BUDGET
+from tests.simulation.noted import Noted, NotedLedger
+from tests.simulation.stores import IDENTITY
 
 if TYPE_CHECKING:
-    from tests.simulation.stores import Held
     from tests.simulation.world import Task, World
 
-IDENTITY = {"campaign_name": "Autumn", "list_type": "PROFILE", "match_on": ""}
 KILL_GRACE = 3.0  # as the operator has it
 GRACE = 70.0  # the same: the read timeout and its margin
 
@@ -78,7 +80,9 @@ class Turnwise(Engine):
 class Rows:
     """Stands in for the spool: what one try reads, in its order."""
 
-    def __init__(self, recipients: Sequence[int], fingerprints: Sequence[bytes]) -> None:
+    def __init__(
+        self, recipients: Sequence[int], fingerprints: Sequence[bytes], fails: Callable[[], bool] = lambda: False
+    ) -> None:
         seen: dict[bytes, int] = {}
         for recipient, fingerprint in zip(recipients, fingerprints, strict=True):
             seen.setdefault(fingerprint, recipient)
@@ -86,6 +90,7 @@ class Rows:
         self.invalid = 0
         self.duplicates = len(recipients) - len(seen)
         self.left = seen
+        self._fails = fails
 
     def __len__(self) -> int:
         return self.read - self.duplicates
@@ -103,7 +108,17 @@ class Rows:
         """Yield who is left, *size* at a time."""
         rows = list(self.left.items())
         for start in range(0, len(rows), size):
+            if self._fails():
+                raise SourceFailed("the spool can't be read")
             yield _batch(rows[start : start + size])
+
+    def fingerprints(self) -> list[Sequence[bytes]]:
+        """Return all that are left, as a ledger takes them."""
+        return [tuple(self.left)]
+
+    def strangers(self, known: Iterable[Sequence[bytes]]) -> int:
+        """Return how many are not among those *known*."""
+        return len(set(self.left).difference(*known))
 
 
 def _batch(rows: Sequence[tuple[bytes, int]]) -> Batch:
@@ -128,6 +143,11 @@ class Flight:
         return cast("int", self.args[0]) if self.args else None
 
     @property
+    def batch_id(self) -> int:
+        """What the request carries."""
+        return cast("int", self.args[1])
+
+    @property
     def recipients(self) -> list[int]:
         """Who is posted to."""
         return [int(body) for body in cast("tuple[str, ...]", self.args[2])]
@@ -144,7 +164,15 @@ class Attempt:
     generation: int
     """How often the task had been restarted."""
     source: Sequence[int]
+    left: frozenset[str]
+    """The marks that Airflow found when it started."""
     may_have_claimed: bool
+    start: int = 0
+    """Which start of this try it is: Airflow may start one again whose process died."""
+    noted: dict[int, Noted] = field(default_factory=dict)
+    """What the ledger acknowledged, and was not told to release."""
+    unsure: set[int] = field(default_factory=set)
+    """Batches that the ledger was asked to claim, without a yes."""
     until: float | None = None
     outcome: Outcome | None = None
     sent: Sent | None = None
@@ -155,11 +183,15 @@ class Attempt:
     instants: int = 0
     """How often in a row it waited for no time at all."""
     halted: bool = False
+    asked: bool = False
+    """Whether it was decided if Airflow starts it again after its process died."""
     store_failed: bool = False
     refused: bool = False
     """Whether it was told, as it began or looked back, that another try has begun."""
     alone: bool = True
-    """Whether no other try could write while this one looked back, and since."""
+    """Whether no other try could write while this one looked back, and since, and no database was put back."""
+    overtaken: bool = False
+    """Whether a write of an earlier try was done late while this one was alive."""
     lost: int = 0
     """Answers that were lost."""
     doubted: set[int] = field(default_factory=set)
@@ -175,7 +207,8 @@ class Attempt:
     @property
     def name(self) -> str:
         """How the story calls this try."""
-        return f"{self.task.name} try {self.number}"
+        again = f" start {self.start + 1}" if self.start else ""
+        return f"{self.task.name} try {self.number}{again}"
 
     @property
     def archived(self) -> bool:
@@ -203,10 +236,14 @@ class Attempt:
         engine = self.engine
         return engine is not None and bool(engine.again and self.flights) and engine.again[0][0] <= self.world.now
 
-    @property
-    def held(self) -> "dict[int, Held]":
-        """What this try holds on disk."""
-        return dict(self.world.store.held(self))
+    def id_of(self, number: int) -> int:
+        """Return the id of batch *number*, which no other batch has."""
+        return ((self.world.tasks.index(self.task) * 1_000 + self.number) * 100 + self.start) * 100_000 + number
+
+    def request_id(self, flight: Flight) -> str:
+        """Return what Responsys calls the request of *flight*."""
+        again = f".{self.start}" if self.start else ""
+        return f"{self.task.name}-{self.number}{again}-{flight.number}"
 
     def step(self) -> None:
         """Take the next action."""
@@ -222,6 +259,8 @@ class Attempt:
                 self._report()
         except Killed:
             self.die()
+        except SourceFailed:
+            self.end(Outcome.RETRY)
         except LedgerFailed as error:
             self.store_failed = True
             self.refused = isinstance(error, Fenced)
@@ -282,22 +321,29 @@ class Attempt:
 
     def _begin(self) -> None:
         world = self.world
-        self.ledger = MarkedLedger(world.store.open(self), push=self._mark, may_have_claimed=self.may_have_claimed)
+        self.ledger = world.parts.marked(
+            NotedLedger(world, self, world.store.open(self)), push=self._mark, may_have_claimed=self.may_have_claimed
+        )
         key = self.ledger.begin(IDENTITY)
-        self.reads = Rows(self.source, world.fingerprints(self.source, key))
+        self.reads = Rows(self.source, world.fingerprints(self.source, key), self._spool_fails)
         self.phase = "looks back"
+
+    def _spool_fails(self) -> bool:
+        return self.world.setup.spool_fails and bool(self.world.fault(2, 0.9))
 
     def _mark(self, mark: str) -> None:
         if self.world.fault(2):
             raise Killed
         if self.current:
-            self.task.mark = mark
+            self.task.marks.add(mark)
 
     def _look_back(self) -> None:
         assert self.reads is not None
         assert self.ledger is not None
         world = self.world
         again = world.setup.delivery is Delivery.AT_LEAST_ONCE
+        if hasattr(self.ledger, "compare"):
+            self.ledger.compare(self.reads)
         self.resumed = Resumed.of(
             self.ledger.earlier(), cast("Spool", self.reads), self.reads.take_out if again else None
         )
@@ -313,7 +359,7 @@ class Attempt:
             deadline=world.now + setup.execution_timeout,
             delivery=setup.delivery,
         )
-        self.engine = world.parts.engine(limits=limits, pace=Pace.at(setup.per_minute, world.now))
+        self.engine = world.parts.engine(limits=limits, pace=Pace.at(setup.per_minute, world.now), **self._budget())
         self.run = world.parts.run(
             self.engine,
             self.reads.batches(setup.size),
@@ -328,12 +374,20 @@ class Attempt:
         self.engine.more = bool(self.run._queue)  # as `Run.to_end` does
         self.phase = "sends"
 
+    def _budget(self) -> dict[str, Any]:
+        """Return what the engine gets beside limits and pace, if it has a budget of doubts."""
+        if not HAS_BUDGET:
+            return {}
+        budget = import_module("airflow_provider_responsys.sending.budget").Budget
+        recipients, found = len(cast("Rows", self.reads)), getattr(self.resumed, "lost_lately", 0)
+        return {"budget": budget(most=self.world.setup.max_in_doubt, recipients=recipients, found=found)}
+
     def _send(self) -> None:
         run, engine = self._running, self.engine
         assert engine is not None
         engine.asked = False
         try:
-            run._loop(cast("ThreadPoolExecutor", self))
+            run._loop(cast("Any", self))
         except Turnover:
             if engine.waits is not None:
                 self._wait(engine.waits)
@@ -357,11 +411,24 @@ class Attempt:
         self.end(outcome_of(self.sent, on_in_doubt=self.world.setup.on_in_doubt))
 
 
+VERDICT = "airflow_provider_responsys.sending.verdict"
+HAS_VERDICT = find_spec(VERDICT) is not None
+
+
 def outcome_of(sent: Sent, *, on_in_doubt: str) -> Outcome:
-    """Return how Airflow takes *sent*: what the operator's ``_failure`` decides."""
+    """Return how Airflow takes *sent*."""
     stopped = sent.report.stopped
     if isinstance(stopped, Fenced):
         return Outcome.RETRY
+    if HAS_VERDICT:
+        verdict = import_module(VERDICT).judge("Autumn", sent, on_in_doubt=on_in_doubt)
+        return {None: Outcome.SUCCESS, True: Outcome.FINAL, False: Outcome.RETRY}[verdict and verdict.final]
+    return _failure(sent, on_in_doubt=on_in_doubt)
+
+
+def _failure(sent: Sent, *, on_in_doubt: str) -> Outcome:
+    """Return what the operator's ``_failure`` decides."""
+    stopped = sent.report.stopped
     if isinstance(stopped, FINAL):
         return Outcome.FINAL
     if sent.buckets.not_sent or sent.report.to_repeat:

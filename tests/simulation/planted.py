@@ -1,15 +1,63 @@
 """Bugs, each in place of a part of the provider, to show that the simulation finds them."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
-from airflow_provider_responsys.errors import InDoubt, NoAnswer, NotAccepted, NotSent, ResponsysError
-from airflow_provider_responsys.ledger.interface import Accepted, Claim, Earlier, Settlement, Wanted
-from airflow_provider_responsys.sending.engine import Action, Post
-from airflow_provider_responsys.sending.run import Run
+from airflow_provider_responsys.errors import InDoubt, LedgerFailed, NoAnswer, NotAccepted, NotSent, ResponsysError
+from airflow_provider_responsys.ledger.interface import (
+    Accepted,
+    Claim,
+    Earlier,
+    Released,
+    Settlement,
+    Wanted,
+    new_batch_id,
+)
+from airflow_provider_responsys.ledger.marked import MarkedLedger
+from airflow_provider_responsys.ledger.tries import CLAIMED
+from airflow_provider_responsys.recipients.spool import Batch
+from airflow_provider_responsys.sending.engine import Action, Delivery, Post
+from airflow_provider_responsys.sending.run import Due, Queue, Run
 from tests.simulation.attempt import Turnwise
-from tests.simulation.stores import Record, SqlModel
+from tests.simulation.campaign import GROWS, HAS_BUDGET, KEEPS_TAKEN, Setup, Strike
+from tests.simulation.segments import SegmentLedger
+from tests.simulation.sql_model import Claimed, Row, SqlModel
+from tests.simulation.stores import Record
 from tests.simulation.world import REAL, Parts
+
+Upcoming = Sequence[Sequence[bytes]]
+
+
+class Around:
+    """The real ledger, for a bug at its interface."""
+
+    durable = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._ledger: Any = REAL.record(*args, **kwargs)
+
+        self.resumes = False
+
+    def begin(self, identity: Mapping[str, str]) -> bytes:
+        key = cast("bytes", self._ledger.begin(identity))
+        self.resumes = self._ledger.resumes
+        return key
+
+    def compare(self, source: object) -> None:
+        self._ledger.compare(source)
+
+    def earlier(self) -> Iterable[Earlier]:
+        return cast("Iterable[Earlier]", self._ledger.earlier())
+
+    def commit(self, settled: Sequence[Settlement], wanted: Sequence[Wanted], upcoming: Upcoming = ()) -> list[Claim]:
+        return cast("list[Claim]", self._ledger.commit(settled, wanted, upcoming))
+
+    def close(self) -> None:
+        self._ledger.close()
+
+
+# The sender
 
 
 class SettlesBeforeTheAnswer(Turnwise):
@@ -26,32 +74,22 @@ class SettlesBeforeTheAnswer(Turnwise):
         self.answers.pop()
 
 
-class ClaimsLater(Record):
-    """Writes each claim with the next commit: one write less for each batch."""
+class ReleasesATakenDoubt(Turnwise):
+    """Releases a batch whose newest request was refused, whether an earlier one may have been accepted or not."""
 
-    def commit(
-        self, settled: Sequence[Settlement], wanted: Sequence[Wanted], upcoming: Sequence[Sequence[bytes]] = ()
-    ) -> list[Claim]:
-        late: Sequence[Wanted] = getattr(self, "late", ())
-        self.late = wanted
-        known = {want.number for want in late} | set(self._places)
-        super().commit([], late)
-        super().commit([answer for answer in settled if answer.number in known], [])
-        return [Claim(want.number) for want in wanted]
+    def _not_accepted(self, number: int, error: NotAccepted, posted: float, now: float) -> Any:
+        self.tries.pop(number, None)
+        return super()._not_accepted(number, error, posted, now)
 
 
-class ClaimsLaterInSql(SqlModel):
-    """The same in a database."""
+class ForgivesDoubts(Turnwise):
+    """Starts the budget of doubts anew with each acceptance."""
 
-    late: Sequence[Wanted] = ()
-
-    def commit(
-        self, settled: Sequence[Settlement], wanted: Sequence[Wanted], upcoming: Sequence[Sequence[bytes]] = ()
-    ) -> list[Claim]:
-        late, self.late = self.late, wanted
-        super().commit([], late)
-        super().commit([answer for answer in settled if answer.number in self._open], [])
-        return [Claim(want.number) for want in wanted]
+    def accepted(self, number: int, request_id: str, now: float, correlation_id: str = "") -> None:
+        super().accepted(number, request_id, now, correlation_id)
+        budget = cast("Any", self).budget
+        budget.lost.clear()
+        budget.found = 0
 
 
 def takes_a_reset_for_not_sent(error: ResponsysError) -> ResponsysError:
@@ -70,10 +108,112 @@ class CountsDoubtAsNotSent(Run):
             self.report.not_sent += size
 
 
-class SendsDoubtsAgain(Record):
+class DrawsAnotherId(Run):
+    """Draws the id of a request when it is posted."""
+
+    def _loop(self, pool: Any) -> None:
+        super()._loop(cast("Any", Redrawing(pool)))
+
+
+class Redrawing:
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+
+    def submit(self, work: Callable[..., None], *args: Any) -> None:
+        self._pool.submit(work, *((args[0], new_batch_id(), *args[2:]) if args else ()))
+
+
+class DropsWhatItTook(Queue):
+    """Takes batches one by one, and forgets those that it has when the spool fails."""
+
+    def __init__(self, source: Generator[Batch], repeats: Iterable[Due]) -> None:
+        super().__init__(_nothing(), repeats)
+        self._rest = source
+        self._following = self._look()
+
+    def _look(self) -> Due | None:
+        batch = next(self._rest, None)
+        return None if batch is None else Due(batch)
+
+    def __bool__(self) -> bool:
+        return bool(self._again) or self._following is not None
+
+    def take(self, most: int) -> list[Due]:
+        taken: list[Due] = []
+        while len(taken) < most and self:
+            if self._again:
+                taken.append(self._again.popleft())
+            elif self._following is not None:
+                taken.append(self._following)
+                self._following = self._look()
+        self.taken += sum(len(due.batch) for due in taken)
+        return taken
+
+
+class DropsInRun(Run):
+    """The same, where the sender uses it."""
+
+    def __init__(self, engine: Any, source: Generator[Batch], total: int, **kwargs: Any) -> None:
+        super().__init__(engine, _nothing(), total, **kwargs)
+        self._queue = DropsWhatItTook(source, kwargs["repeats"])
+
+
+def _nothing() -> Generator[Batch]:
+    yield from ()
+
+
+# Marks
+
+
+def takes_a_missing_mark_for_none(*, left: Collection[str], **_: object) -> bool:
+    """Believe that no earlier try began where there is no mark."""
+    return bool(left)
+
+
+class MarksTheNextClaim(MarkedLedger):
+    """Marks a try as one that may have claimed before its second claim: the first may be out by then."""
+
+    claimed = False
+
+    def commit(self, settled: Sequence[Settlement], wanted: Sequence[Wanted], upcoming: Upcoming = ()) -> list[Claim]:
+        if wanted and self.claimed:
+            self._mark(CLAIMED)
+        self.claimed = self.claimed or bool(wanted)
+        return self._ledger.commit(settled, wanted, upcoming)
+
+
+# The ledgers
+
+
+class ClaimsLater(Around):
+    """Writes each claim with the next commit: one write less for each batch."""
+
+    def commit(self, settled: Sequence[Settlement], wanted: Sequence[Wanted], upcoming: Upcoming = ()) -> list[Claim]:
+        late: Sequence[Wanted] = getattr(self, "late", ())
+        known: set[int] = getattr(self, "known", set())
+        self.late = wanted
+        self.known = known | {want.number for want in late}
+        super().commit([], late)
+        super().commit([answer for answer in settled if answer.number in self.known], [])
+        return [Claim(want.number) for want in wanted]
+
+
+class ClaimsLaterInSql(SqlModel):
+    """The same in a database."""
+
+    late: Sequence[Wanted] = ()
+
+    def commit(self, settled: Sequence[Settlement], wanted: Sequence[Wanted], upcoming: Upcoming = ()) -> list[Claim]:
+        late, self.late = self.late, wanted
+        super().commit([], late)
+        super().commit([answer for answer in settled if answer.number in self._open], [])
+        return [Claim(want.number) for want in wanted]
+
+
+class SendsDoubtsAgain(Around):
     """Resumes with everybody who is not known to be accepted."""
 
-    def earlier(self) -> Iterable[Earlier]:  # type: ignore[override]  # the real one is an iterator
+    def earlier(self) -> Iterable[Earlier]:
         return (batch for batch in super().earlier() if batch.request_id)
 
 
@@ -89,6 +229,54 @@ class SendsDoubtsAgainInSql(SqlModel):
         return [batch for batch in found if batch.request_id]
 
 
+class WinsWhatItCouldNotWrite(Around):
+    """Takes a claim whose write failed for one that was written."""
+
+    def commit(self, settled: Sequence[Settlement], wanted: Sequence[Wanted], upcoming: Upcoming = ()) -> list[Claim]:
+        try:
+            return super().commit(settled, wanted, upcoming)
+        except LedgerFailed:
+            return [Claim(want.number) for want in wanted]
+
+
+class ReadsTheNewestTry(Around):
+    """Reads back what the newest try wrote, and takes it for all."""
+
+    def earlier(self) -> Iterable[Earlier]:
+        found = list(super().earlier())
+        return [batch for batch in found if batch.label.split(",")[0] == found[-1].label.split(",")[0]]
+
+
+class SettlesAnother(Around):
+    """Gives the request ids of one commit to its batches in another order."""
+
+    def commit(self, settled: Sequence[Settlement], wanted: Sequence[Wanted], upcoming: Upcoming = ()) -> list[Claim]:
+        ids = [answer.request_id for answer in settled if isinstance(answer, Accepted)]
+        turned = iter(ids[1:] + ids[:1])
+        wrong = [Accepted(each.number, next(turned)) if isinstance(each, Accepted) else each for each in settled]
+        return super().commit(wrong, wanted, upcoming)
+
+
+class ForgetsReleases(Around):
+    """Writes no release: the claims stay."""
+
+    def commit(self, settled: Sequence[Settlement], wanted: Sequence[Wanted], upcoming: Upcoming = ()) -> list[Claim]:
+        return super().commit([each for each in settled if not isinstance(each, Released)], wanted, upcoming)
+
+
+class ReusesKeys(Record):
+    """Lets the second start of a try write under the keys of the first one."""
+
+    def begin(self, identity: Mapping[str, str]) -> bytes:
+        key = super().begin(identity)
+        this = cast("Any", self)
+        this._where = this._where._replace(start=0)
+        return key
+
+
+# The database
+
+
 class BelievesWhoBeginsLast(SqlModel):
     """Takes a try that begins after its successor for the newest."""
 
@@ -96,11 +284,138 @@ class BelievesWhoBeginsLast(SqlModel):
         del newest
 
 
-PLANTED: dict[str, Parts] = {
-    "settle before the answer": replace(REAL, engine=SettlesBeforeTheAnswer),
-    "claim after the request": replace(REAL, record=ClaimsLater, sql=ClaimsLaterInSql),
-    "retry of a reset": replace(REAL, transport=takes_a_reset_for_not_sent),
-    "doubt counted as not sent": replace(REAL, run=CountsDoubtAsNotSent),
-    "a resumed claim re-sent": replace(REAL, record=SendsDoubtsAgain, sql=SendsDoubtsAgainInSql),
-    "whoever begins last goes on": replace(REAL, sql=BelievesWhoBeginsLast),
+class KeepsClaimsOnRestart(SqlModel):
+    """Forgets the batches on a restart, and not whom they claimed."""
+
+    def _give_up(self, row: Row) -> None:
+        if row.begun == self._begun:
+            super()._give_up(row)
+
+
+class TrustsWhatWasPutBack(SqlModel):
+    """Takes the tables for whole, whatever the marks say."""
+
+    def _ahead(self, counter: int) -> int:
+        return counter
+
+    def _raise_counter(self, by: int = 1) -> None:
+        self._counter = self._tables.counters.get(self._task, 0) + by
+        self._tables.counters[self._task] = self._counter
+
+
+class CountsOnWhatWasPutBack(SqlModel):
+    """Looks at the marks as it begins, and not again: raises the count that it finds."""
+
+    def _raise_counter(self, by: int = 1) -> None:
+        self._counter = self._tables.counters.get(self._task, 0) + by
+        self._tables.counters[self._task] = self._counter
+
+
+class MarksLater(SqlModel):
+    """Writes the mark of a commit with the next one: the requests are out by then."""
+
+    def commit(self, settled: Sequence[Settlement], wanted: Sequence[Wanted], upcoming: Upcoming = ()) -> list[Claim]:
+        super()._mark()
+        return super().commit(settled, wanted, upcoming)
+
+    def _mark(self) -> None:
+        """Write nothing yet."""
+
+
+class LeavesAGap(SqlModel):
+    """Begins without the marks that an earlier try did not come to write."""
+
+    def _complete(self) -> None:
+        """Write nothing."""
+
+
+class BelievesItsClear(SqlModel):
+    """Tells a clear by the tables alone: those that were put back lack that it was seen."""
+
+    def _newest_start(self) -> tuple[int, int | None]:
+        return super()._newest_start()[0], None
+
+
+class LosesTheWholeClaim(SqlModel):
+    """Takes a batch of which another task holds one recipient for won."""
+
+    def _record(self, accepted: Sequence[Accepted], wanted: Sequence[Wanted]) -> Claimed:
+        claimed = super()._record(accepted, wanted)
+        return claimed and [(batch, Claim(claim.number)) for batch, claim in claimed]
+
+
+@dataclass(frozen=True, slots=True)
+class Planted:
+    """A bug, and a campaign in which it shows soon; without one, any."""
+
+    parts: Parts
+    setup: Setup | None = None
+    is_real: bool = False
+    """Whether the provider itself still has it."""
+
+
+FOCUS = Setup(
+    sources=((1, 2, 3),), faults=3, calm=0.8, source_changes=False, answers=(), per_minute=60, reads_fail=False
+)
+"""Three batches, one after the other, and not much that may happen to them."""
+
+CLEANED = replace(FOCUS, strikes=(Strike.KILL, Strike.CLEAR, Strike.MARKS, Strike.LOST))
+
+REPLICA = replace(FOCUS, sql=True, retries=2, calm=0.7, strikes=(Strike.KILL, Strike.CLEAR, Strike.PUT_BACK))
+
+TWICE = replace(
+    FOCUS, answers=("batch refused", "answer lost"), delivery=Delivery.AT_LEAST_ONCE, strikes=(Strike.KILL,)
+)
+
+PLANTED: dict[str, Planted] = {
+    "settle before the answer": Planted(replace(REAL, engine=SettlesBeforeTheAnswer)),
+    "claim after the request": Planted(replace(REAL, record=ClaimsLater, sql=ClaimsLaterInSql)),
+    "retry of a reset": Planted(replace(REAL, transport=takes_a_reset_for_not_sent)),
+    "doubt counted as not sent": Planted(replace(REAL, run=CountsDoubtAsNotSent)),
+    "a resumed claim re-sent": Planted(replace(REAL, record=SendsDoubtsAgain, sql=SendsDoubtsAgainInSql)),
+    "whoever begins last goes on": Planted(
+        replace(REAL, sql=BelievesWhoBeginsLast), replace(FOCUS, sql=True, strikes=(Strike.ZOMBIE,))
+    ),
+    "a segment written over": Planted(replace(REAL, record=SegmentLedger), replace(FOCUS, late=1), not GROWS),
+    "a segment kept outside": Planted(
+        replace(REAL, record=SegmentLedger),
+        replace(FOCUS, outside=True, strikes=(Strike.ZOMBIE, Strike.CLEAR)),
+        not GROWS,
+    ),
+    "a missing mark is none": Planted(replace(REAL, may_have_claimed=takes_a_missing_mark_for_none), CLEANED),
+    "a mark with the next claim": Planted(replace(REAL, marked=MarksTheNextClaim), CLEANED),
+    "a failed write won": Planted(replace(REAL, record=WinsWhatItCouldNotWrite)),
+    "the newest try alone": Planted(replace(REAL, record=ReadsTheNewestTry)),
+    "another's request id": Planted(replace(REAL, record=SettlesAnother)),
+    "a release forgotten": Planted(replace(REAL, record=ForgetsReleases)),
+    "a taken doubt released": Planted(replace(REAL, engine=ReleasesATakenDoubt), TWICE),
+    "another id than claimed": Planted(replace(REAL, run=DrawsAnotherId)),
+    "batches dropped by a failing spool": Planted(
+        replace(REAL, run=DropsInRun),
+        replace(TWICE, sources=(tuple(range(1, 9)),), spool_fails=True, per_minute=600_000, max_in_flight=2),
+        not KEEPS_TAKEN,
+    ),
+    "claims kept on restart": Planted(
+        replace(REAL, sql=KeepsClaimsOnRestart),
+        replace(FOCUS, sql=True, on_clear="restart", strikes=(Strike.KILL, Strike.CLEAR)),
+    ),
+    "a put-back ledger trusted": Planted(replace(REAL, sql=TrustsWhatWasPutBack), REPLICA),
+    "a put-back ledger trusted while it runs": Planted(replace(REAL, sql=CountsOnWhatWasPutBack), REPLICA),
+    "a post before the commit's mark": Planted(replace(REAL, sql=MarksLater), REPLICA),
+    "a gap in the marks": Planted(replace(REAL, sql=LeavesAGap), REPLICA),
+    "a clear told by what was put back": Planted(
+        replace(REAL, sql=BelievesItsClear), replace(REPLICA, on_clear="restart")
+    ),
+    "another task's recipient won": Planted(replace(REAL, sql=LosesTheWholeClaim)),
 }
+"""Each with the parts that it replaces."""
+
+if GROWS:
+    PLANTED["keys of the first start"] = Planted(
+        replace(REAL, record=ReusesKeys), replace(FOCUS, strikes=(Strike.KILL, Strike.AGAIN))
+    )
+if HAS_BUDGET:
+    PLANTED["an acceptance forgives doubts"] = Planted(
+        replace(REAL, engine=ForgivesDoubts),
+        replace(FOCUS, sources=(tuple(range(1, 13)),), brown_out=0.5, max_in_doubt=2, max_in_flight=1),
+    )

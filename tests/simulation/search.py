@@ -4,10 +4,12 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 
+from tests.simulation.campaign import Setup
 from tests.simulation.choices import Choices, Drawn, explore, shrink
 from tests.simulation.truth import Broken
-from tests.simulation.world import REAL, Parts, Setup, World
+from tests.simulation.world import REAL, Parts, World
 
 WIRE = "not sent", "batch refused", "send refused", "answer lost"
 """One of each kind that the engine tells apart, but for how long it waits."""
@@ -43,7 +45,7 @@ def quiet() -> Iterator[None]:
 
 def play(choices: Choices, setup: Setup | None = None, parts: Parts = REAL, *, tells: bool = False) -> World:
     """Run one schedule of *setup*, or of a campaign that is drawn, too."""
-    world = World(setup or Setup.drawn(choices), choices, parts, tells=tells)
+    world = World(setup or Setup.drawn(choices, parts.may), choices, parts, tells=tells)
     world.to_end()
     return world
 
@@ -57,15 +59,24 @@ def breaks(script: list[int], setup: Setup | None = None, parts: Parts = REAL) -
     return None
 
 
-def by_chance(seeds: Iterable[int], parts: Parts = REAL) -> Found | None:
+def by_chance(seeds: Iterable[int], parts: Parts = REAL, setup: Setup | None = None) -> Found | None:
     """Return the first schedule of *seeds* that breaks a rule, shrunk."""
+    return next(_found(seeds, parts, setup), None)
+
+
+def simplest(seeds: Iterable[int], parts: Parts, setup: Setup | None = None, enough: int = 4) -> Found | None:
+    """Return the shortest story of *enough* schedules of *seeds* that break a rule: shrinking one may get stuck."""
+    found = islice(_found(seeds, parts, setup), enough)
+    return min(found, key=lambda each: (sum(map(bool, each.script)), len(each.script)), default=None)
+
+
+def _found(seeds: Iterable[int], parts: Parts, setup: Setup | None) -> Iterator[Found]:
     for seed in seeds:
         choices = Drawn(seed)
         try:
-            play(choices, parts=parts)
+            play(choices, setup, parts)
         except Broken as broken:
-            return shrunk(choices.taken, broken.rule, None, parts)
-    return None
+            yield shrunk(choices.taken, broken.rule, setup, parts)
 
 
 def everyone(setup: Setup, parts: Parts = REAL) -> tuple[int, int]:
@@ -84,7 +95,7 @@ def shrunk(script: list[int], rule: str, setup: Setup | None = None, parts: Part
     """Make *script*, which breaks *rule*, as simple as it can be."""
     simple = shrink(script, lambda shorter: breaks(shorter, setup, parts) == rule)
     choices = Choices(simple)
-    world = World(setup or Setup.drawn(choices), choices, parts, tells=True)
+    world = World(setup or Setup.drawn(choices, parts.may), choices, parts, tells=True)
     try:
         world.to_end()
     except Broken as broken:

@@ -3,15 +3,16 @@
 Times are seconds from now: two schedules that differ in when they began are one.
 """
 
-from collections.abc import Hashable, Mapping
-from typing import TYPE_CHECKING
+from collections import deque
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, cast
 
-from airflow_provider_responsys.ledger.task_state import TaskStateLedger
+from airflow_provider_responsys.ledger.state_store import StateStore
 from airflow_provider_responsys.protocol.pace import Pace
 from airflow_provider_responsys.sending.engine import Engine
 from airflow_provider_responsys.sending.outcome import Resumed
 from airflow_provider_responsys.sending.run import Run
-from tests.simulation.stores import Row, SqlModel, SqlStore, TaskStates
+from tests.simulation.sql_model import SqlStore, Tables
 
 if TYPE_CHECKING:
     from tests.simulation.attempt import Attempt
@@ -27,7 +28,7 @@ def state_of(world: "World") -> Hashable:
         world.moved,
         truth.troubles,
         tuple(what if not isinstance(what, float) else _from(what, now) for what in world.suspended),
-        tuple((task.max_tries, task.mark, task.generation) for task in world.tasks),
+        tuple((task.max_tries, tuple(sorted(task.marks)), task.generation, task.lost) for task in world.tasks),
         tuple(_attempt(attempt, now) for task in world.tasks for attempt in task.attempts),
         tuple(world.live.index(attempt) for task in world.tasks for attempt in task.attempts if attempt in world.live),
         tuple(sorted((who, tuple(sorted(each.name for each in pushers))) for who, pushers in truth.pushed.items())),
@@ -37,7 +38,11 @@ def state_of(world: "World") -> Hashable:
 
 
 def _attempt(attempt: "Attempt", now: float) -> Hashable:
-    ended = attempt.phase, attempt.outcome, attempt.lost, attempt.halted, attempt.ledger_failed, attempt.alone
+    ended = (
+        *(attempt.name, attempt.phase, attempt.outcome, attempt.asked, attempt.lost, attempt.halted),
+        *(attempt.ledger_failed, attempt.alone, attempt.overtaken, attempt.left),
+        tuple((number, noted.fingerprints, noted.request_id) for number, noted in attempt.noted.items()),
+    )
     if attempt.outcome is not None:
         return ended
     return (
@@ -63,29 +68,32 @@ def _resumed(resumed: Resumed) -> Hashable:
 
 def _engine(engine: Engine, now: float) -> Hashable:
     return (
-        engine.more,
-        tuple(engine.ready),
         tuple((number, _from(at, now)) for number, at in engine.flight.items()),
         tuple((_from(at, now), number) for at, number in engine.again),
-        tuple(engine.answers),
-        tuple(engine.tries.items()),
         type(engine.stopped),
-        _from(engine.give_up, now),
-        max(_from(engine.hold, now) or 0.0, 0.0),
-        engine.must_probe,
-        engine.probing,
-        max(_from(engine.probe_at, now) or 0.0, 0.0),
+        *(_from(getattr(engine, name), now) for name in ("give_up", "troubled_since")),
+        *(max(_from(getattr(engine, name), now) or 0.0, 0.0) for name in ("hold", "probe_at")),
         _from(engine.clear_at, now) if engine.flight else None,
-        engine.ledger_down,
-        engine.last_write,
-        engine.cautious,
-        _from(engine.troubled_since, now),
-        engine.troubles,
-        engine.lost,
         engine.latency and round(engine.latency, 3),
         _pace(engine.pace, now),
         _from(engine.limits.deadline, now),
+        *(_value(getattr(engine, name)) for name in _others(type(engine))),
     )
+
+
+def _others(kind: type[Engine]) -> tuple[str, ...]:
+    """Return the members of an engine that are no times."""
+    if kind not in MEMBERS:
+        MEMBERS[kind] = tuple(name for name in kind.__dataclass_fields__ if name not in TIMES)
+    return MEMBERS[kind]
+
+
+TIMES = frozenset(
+    ("flight", "again", "stopped", "give_up", "troubled_since", "hold", "probe_at", "clear_at", "latency", "pace")
+) | {"limits"}
+
+MEMBERS: dict[type, tuple[str, ...]] = {}
+"""The members of each type whose values decide: looked up once."""
 
 
 def _pace(pace: Pace, now: float) -> Hashable:
@@ -103,6 +111,7 @@ def _pace(pace: Pace, now: float) -> Hashable:
 
 def _run(run: Run) -> Hashable:
     report, queue = run.report, run._queue
+    ahead = getattr(queue, "_ahead", ())
     return (
         report.total,
         report.accepted,
@@ -113,48 +122,78 @@ def _run(run: Run) -> Hashable:
         tuple((number, batch.bodies) for number, batch in run._claimed.items()),
         repr(run._numbers),
         queue.taken,
-        queue._next and queue._next.bodies,
+        tuple(due.batch.bodies for due in ahead) or _next(queue),
         tuple((due.batch.bodies, due.doubt and due.doubt.label) for due in queue._again),
         tuple(sorted(run._inherited)),
+        bool(queue),
     )
+
+
+def _next(queue: object) -> Hashable:
+    following = getattr(queue, "_next", None)
+    return following and following.bodies
 
 
 def _ledger(ledger: object) -> Hashable:
-    if isinstance(ledger, TaskStateLedger):
-        return (
-            type(ledger._store.refused),
-            ledger._meta and ledger._meta.segments,
-            ledger._first,
-            ledger._next,
-            tuple(ledger._places.items()),
-            tuple(
-                (index, tuple((number, batch.request_id) for number, batch in segment.items()))
-                for index, segment in ledger._segments.items()
-            ),
-        )
-    return tuple(ledger._open) if isinstance(ledger, SqlModel) else None
+    """Return what a ledger remembers, whatever it is: all but the store, the clock and the world."""
+    return type(ledger).__name__, tuple([_value(value) for name, value in vars(ledger).items() if name not in LEFT_OUT])
+
+
+LEFT_OUT = frozenset(("_world", "_attempt", "_prefix", "_retries", "_on_clear"))
+"""What a ledger holds, and does not remember, or what is the same for all of a task."""
+
+PLAIN = frozenset((type(None), str, int, float, bytes, bool))
+"""Types of values that are compared as they are."""
+
+
+def _value(value: object) -> Hashable:
+    """Return *value* as something that can be compared."""
+    kind = type(value)
+    if kind in PLAIN:
+        return value
+    if isinstance(value, dict):
+        return tuple([(_value(key), _value(each)) for key, each in value.items()])
+    if kind in (list, tuple, deque):
+        return tuple(map(_value, cast("list[object]", value)))
+    if kind in (set, frozenset):
+        return tuple(sorted(map(_value, cast("set[object]", value)), key=repr))
+    return _object(value)
+
+
+def _object(value: object) -> Hashable:
+    if isinstance(value, StateStore):
+        return type(value.refused).__name__
+    if callable(value) or isinstance(value, SqlStore):
+        return None
+    if hasattr(value, "__dict__"):
+        return _ledger(value)
+    try:
+        hash(value)
+    except TypeError:
+        return tuple([_value(getattr(value, name)) for name in _slots(type(value))])
+    return value
+
+
+def _slots(kind: type) -> tuple[str, ...]:
+    if kind not in MEMBERS:
+        MEMBERS[kind] = tuple(name for each in kind.__mro__ for name in getattr(each, "__slots__", ()))
+    return MEMBERS[kind]
 
 
 def _store(world: "World") -> Hashable:
-    store = world.store
-    if isinstance(store, TaskStates):
-        return tuple((task, _rows(rows)) for task, rows in store.rows.items())
-    assert isinstance(store, SqlStore)
-    tables = store.tables
+    states, sql = world.states, world.sql
+    kept = tuple((task, tuple(kept.rows.items()), tuple(kept.outside.items())) for task, kept in states.kept.items())
+    tables = sql and (_tables(sql.tables), tuple(map(_tables, sql.before)))
+    return kept, tuple(states.late), states.may_delay, tables, world.put_backs, tuple(sorted(world.truth.unclaimed))
+
+
+def _tables(tables: Tables) -> Hashable:
     return (
-        tuple(sorted((fingerprint, _row(row)) for fingerprint, row in tables.claims.items())),
-        tuple(sorted(map(_row, tables.batches))),
-        tuple((task, tuple(numbers)) for task, numbers in tables.tries.items()),
-        tuple(tables.max_tries.items()),
+        tuple(sorted(tables.claims.items())),
+        tuple(tables.batches.values()),
+        tuple(tables.tries.items()),
+        tuple(tables.counters.items()),
     )
-
-
-def _rows(rows: Mapping[str, str]) -> Hashable:
-    return tuple(rows.items())
-
-
-def _row(row: Row) -> tuple[str, int, str, bool, float]:
-    return row.attempt.name, row.number, row.request_id or "", row.forgotten, row.claimed_at
 
 
 def _from(time: float | None, now: float) -> float | None:

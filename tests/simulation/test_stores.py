@@ -13,8 +13,9 @@ from airflow_provider_responsys.errors import LedgerFailed
 from airflow_provider_responsys.ledger.interface import Accepted, Ledger, Released, Settlement, Wanted
 from airflow_provider_responsys.ledger.sql import SqlLedger
 from airflow_provider_responsys.ledger.tries import OnClear
-from tests.simulation.attempt import IDENTITY, Attempt
-from tests.simulation.stores import EPOCH, SqlModel, Tables
+from tests.simulation.attempt import Attempt
+from tests.simulation.sql_model import SqlModel, SqlStore
+from tests.simulation.stores import EPOCH, IDENTITY
 
 PEOPLE = [bytes([number] * 9) for number in range(12)]
 
@@ -23,9 +24,10 @@ class CalmWorld:
     """A world in which nothing happens."""
 
     now = 100.0
+    may_put_back = False
 
     def __init__(self, on_clear: OnClear) -> None:
-        self.setup = SimpleNamespace(on_clear=on_clear, retries=1)
+        self.setup = SimpleNamespace(on_clear=on_clear, retries=1, reads_fail=False)
 
     def fault(self, _: int) -> int:
         return 0
@@ -37,9 +39,9 @@ class CalmWorld:
         self.now += seconds
 
     def nothing(self, *_: object) -> None:
-        """Neither lets others come before, nor checks."""
+        """Lets nothing else happen."""
 
-    gap = checked = nothing
+    gap = between = nothing
 
 
 class Tries:
@@ -48,8 +50,8 @@ class Tries:
     def __init__(self, path: Path, on_clear: OnClear) -> None:
         self.path = path
         self.on_clear = on_clear
-        self.tables = Tables()
         self.world = CalmWorld(on_clear)
+        self.store = SqlStore(cast("Any", self.world))
         self.tasks = [SimpleNamespace(name=f"task{number}", number=0, max_tries=1) for number in (1, 2)]
 
     def open(self, place: int, *, clear: bool) -> tuple[Ledger, Ledger]:
@@ -57,7 +59,13 @@ class Tries:
         task.number += 1
         if clear:
             task.max_tries = task.number
-        attempt = SimpleNamespace(task=task, number=task.number, max_tries=task.max_tries, may_have_claimed=False)
+        attempt = SimpleNamespace(
+            name=f"{task.name} try {task.number}",
+            task=task,
+            number=task.number,
+            max_tries=task.max_tries,
+            may_have_claimed=False,
+        )
         real = SqlLedger(
             create_engine(f"sqlite:///{self.path}"),
             send_key="autumn",
@@ -69,7 +77,7 @@ class Tries:
             may_have_claimed=False,
             now=lambda: EPOCH,
         )
-        model = SqlModel(cast("Any", self.world), self.tables, cast("Attempt", attempt))
+        model = SqlModel(cast("Any", self.world), self.store, cast("Attempt", attempt))
         for ledger in (real, model):
             ledger.begin(IDENTITY)
         return real, model

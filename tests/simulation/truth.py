@@ -5,14 +5,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from airflow_provider_responsys.errors import ResponsysError
+from airflow_provider_responsys.ledger.interface import Accepted, Earlier, Settlement
 from airflow_provider_responsys.recipients.spool import Spool
 from airflow_provider_responsys.sending.engine import NO_ANSWER_TRIES, Delivery
-from airflow_provider_responsys.sending.outcome import Resumed, Sent
+from airflow_provider_responsys.sending.outcome import Buckets, Resumed, Sent
 from airflow_provider_responsys.sending.run import Report
 from tests.simulation.attempt import Attempt, Flight, Outcome
+from tests.simulation.campaign import HAS_BUDGET
 
 if TYPE_CHECKING:
-    from tests.simulation.world import World
+    from tests.simulation.world import Task, World
 
 
 INSTANTS = 3
@@ -40,6 +42,10 @@ class Truth:
         """Who was pushed for certain, and by which tries."""
         self.maybe: dict[int, tuple[Attempt, int]] = {}
         """Who may have been pushed, by which batch last: all who were posted to and not certainly refused."""
+        self.requests: dict[str, frozenset[int]] = {}
+        """Whom Responsys queued under each of its ids."""
+        self.unclaimed: set[tuple[int, str]] = set()
+        """Recipients whose claims a put-back database lost, and the task that had them."""
         self.troubles = 0
         """Answers lost, processes killed or replaced, ledgers that failed."""
 
@@ -49,13 +55,13 @@ class Truth:
         """Note that a request leaves: its claim must be on disk, and nobody in it out already."""
         number = flight.number or 0
         recipients = flight.recipients
-        self._check_claim(attempt, number, recipients)
+        self._check_claim(attempt, flight)
         again = attempt.posts[number] = attempt.posts.get(number, 0) + 1
         for recipient in recipients:
             other, batch = self.maybe.get(recipient, (None, 0))
             if other is None or other.archived:
                 self.maybe[recipient] = attempt, number
-            elif self._forgotten(attempt):
+            elif self._forgotten(attempt) or self._untold(attempt, other, recipient):
                 continue
             elif other.task is attempt.task and self._may_repeat(other, batch) and again <= NO_ANSWER_TRIES:
                 if other is not attempt:
@@ -66,6 +72,7 @@ class Truth:
 
     def accepted(self, attempt: Attempt, flight: Flight) -> None:
         """Note that Responsys queued a request."""
+        self.requests[attempt.request_id(flight)] = frozenset(flight.recipients)
         if not attempt.archived:
             for recipient in flight.recipients:
                 pushers = self.pushed.setdefault(recipient, [])
@@ -93,19 +100,61 @@ class Truth:
         if until == math.inf and not attempt.flights:
             raise Broken("the task ends", f"{attempt.name} waits for ever")
 
+    # What passes through the interface of a ledger
+
+    def settles(self, attempt: Attempt, settled: Sequence[Settlement]) -> None:
+        """Check what *attempt* is about to record: each acceptance is true, and this batch's."""
+        for answer in settled:
+            noted = attempt.noted.get(answer.number)
+            if isinstance(answer, Accepted) and noted is not None:
+                self._check_accepted(f"{attempt.name}, batch {answer.number}", answer.request_id, noted.fingerprints)
+
+    def committed(self, attempt: Attempt) -> None:
+        """Check what a ledger says that it has written: it is what another try would find."""
+        self.check_ledger(attempt)
+        self.check_record(attempt.task)
+
+    def looked_back(self, attempt: Attempt, found: Sequence[Earlier]) -> None:
+        """Check what *attempt* finds of the tries before it."""
+        if attempt.current and attempt.alone:
+            self._check_found(attempt.task, found, but=attempt)
+
     # The rules
 
+    def check_record(self, task: "Task") -> None:
+        """Check that what is on disk of *task* holds every acknowledged claim, and every acknowledged answer."""
+        if not self._is_told(task):
+            return
+        found = self._world.store.read(task)
+        if found is not None:
+            self._check_found(task, found)
+
+    def _check_found(self, task: "Task", found: Sequence[Earlier], but: Attempt | None = None) -> None:
+        for batch in found:
+            if batch.request_id:
+                self._check_accepted(f"{task.name}, {batch.label}", batch.request_id, batch.fingerprints)
+        if not self._is_told(task):
+            return
+        there = {one for batch in found for one in batch.fingerprints}
+        accepted = {one for batch in found if batch.request_id for one in batch.fingerprints}
+        for attempt in task.attempts:
+            if attempt.archived or attempt is but:
+                continue
+            for number, noted in attempt.noted.items():
+                if not there.issuperset(noted.fingerprints):
+                    raise Broken("no claim missing", f"{attempt.name}, batch {number} is not in the record")
+                if noted.request_id and not accepted.issuperset(noted.fingerprints):
+                    raise Broken("no answer missing", f"{attempt.name}, batch {number} is in doubt in the record")
+
+    def _check_accepted(self, name: str, request_id: str, whom: Sequence[bytes]) -> None:
+        pushed = self.requests.get(request_id, frozenset())
+        missing = [recipient for recipient in map(self._world.recipient, whom) if recipient not in pushed]
+        if missing:
+            raise Broken("accepted means pushed", f"{name}: {missing} was not, as {request_id}")
+
     def check_ledger(self, attempt: Attempt) -> None:
-        """Check what is on disk of *attempt*: acceptances are true, and few are in doubt."""
-        is_open = 0
-        for number, held in attempt.held.items():
-            if not held.settled:
-                is_open += 1
-            elif not attempt.archived:
-                for fingerprint in held.fingerprints:
-                    recipient = self._world.recipient(fingerprint)
-                    if recipient not in self.pushed:
-                        raise Broken("accepted means pushed", f"{attempt.name}, batch {number}: {recipient} was not")
+        """Check that *attempt* leaves few in doubt."""
+        is_open = sum(noted.request_id is None for noted in attempt.noted.values())
         spare = self._world.setup.max_in_flight if self._may_leave(attempt) else 0
         spare += len(attempt.resumed.repeats) if attempt.resumed else 0
         if is_open > attempt.lost + spare:
@@ -113,9 +162,16 @@ class Truth:
                 "few in doubt", f"{attempt.name} leaves {is_open} requests open after {attempt.lost} lost answers"
             )
 
+    def _check_budget(self, attempt: Attempt, in_doubt: int) -> None:
+        """Check that a try stops when as many are in doubt as may be: beyond that, only what was in flight then."""
+        setup = self._world.setup
+        most = setup.max_in_doubt + setup.max_in_flight * setup.size
+        if HAS_BUDGET and in_doubt > most:
+            raise Broken("doubts have a budget", f"{attempt.name} puts {in_doubt} recipients in doubt")
+
     def check_newest(self, attempt: Attempt) -> None:
-        """Check that nobody shuts the newest try out."""
-        if attempt.current and attempt.fenced:
+        """Check that nobody shuts the newest try out. A database that was put back may lack its beginning."""
+        if attempt.current and attempt.fenced and not self._world.put_backs:
             raise Broken("the newest goes on", f"{attempt.name} is told that another try has begun")
 
     def add_up(self, attempt: Attempt, rows: Spool, resumed: Resumed, report: Report) -> Sent:
@@ -129,7 +185,11 @@ class Truth:
         """Check the buckets of a try that ended by itself and speaks for its task."""
         if attempt.sent is None or attempt.archived or not attempt.current:
             return
-        buckets = attempt.sent.buckets
+        self._check_budget(attempt, attempt.sent.report.in_doubt)
+        if self._is_told(attempt.task):
+            self._check_counts(attempt, attempt.sent.buckets)
+
+    def _check_counts(self, attempt: Attempt, buckets: Buckets) -> None:
         pushed = sum(any(_counts(attempt, other) for other in pushers) for pushers in self.pushed.values())
         maybe = sum(_counts(attempt, other) for other, _ in self.maybe.values())
         if buckets.accepted > pushed or maybe > buckets.accepted + buckets.in_doubt:
@@ -138,10 +198,11 @@ class Truth:
                 f"reported {buckets.accepted} accepted, {buckets.in_doubt} in doubt"
             )
             raise Broken("nobody forgotten", story)
-        if attempt.ledger_failed or not attempt.alone:
+        if attempt.ledger_failed or not attempt.alone or attempt.overtaken:
             return
-        settled, is_open = self._recorded(attempt)
-        if (settled, is_open) != (buckets.accepted, buckets.in_doubt):
+        recorded = self._recorded(attempt.task)
+        if recorded is not None and recorded != (buckets.accepted, buckets.in_doubt):
+            settled, is_open = recorded
             raise Broken(
                 "the report is the record",
                 f"{attempt.name}: {buckets.accepted} accepted, {buckets.in_doubt} in doubt; "
@@ -151,30 +212,21 @@ class Truth:
     def check_end(self) -> None:
         """Check each recipient when every task has ended."""
         world = self._world
-        claimed = {
-            world.recipient(fingerprint)
-            for task in world.tasks
-            for attempt in task.attempts
-            for held in attempt.held.values()
-            for fingerprint in held.fingerprints
-        }
-        calm = all(task.outcome is Outcome.SUCCESS for task in world.tasks)
         for task in world.tasks:
-            last = task.attempts[-1]
-            if task.outcome is Outcome.SUCCESS and calm:
+            self.check_record(task)
+        calm = all(task.outcome is Outcome.SUCCESS and self._is_told(task) for task in world.tasks)
+        if calm:
+            records = [world.store.read(task) or () for task in world.tasks]
+            claimed = {world.recipient(one) for found in records for batch in found for one in batch.fingerprints}
+            for task in world.tasks:
+                last = task.attempts[-1]
                 forgotten = [each for each in last.source if each not in claimed and self._still_wanted(each)]
                 if forgotten and last.alone and not last.ledger_failed:
                     raise Broken("nobody forgotten", f"{task.name} succeeds without {forgotten}")
         self._check_calm()
         bound = self.troubles * world.setup.max_in_flight * world.setup.size
-        left = sum(
-            len(held.fingerprints)
-            for task in world.tasks
-            for each in task.attempts
-            for held in each.held.values()
-            if not held.settled
-        )
-        if left > bound:
+        left = sum((self._recorded(task) or (0, 0))[1] for task in world.tasks)
+        if left > bound and not world.put_backs:
             raise Broken("few in doubt", f"{left} recipients at the end, {self.troubles} troubles")
 
     def _still_wanted(self, recipient: int) -> bool:
@@ -191,7 +243,7 @@ class Truth:
     def _check_calm(self) -> None:
         """Check that everybody is pushed, in one try, where nothing went wrong."""
         world = self._world
-        if world.faults_used or world.setup.execution_timeout < math.inf:
+        if world.faults_used or world.setup.brown_out or world.setup.execution_timeout < math.inf:
             return
         if len(self.pushed) != len({recipient for source in world.setup.sources for recipient in source}):
             raise Broken("no trouble without a fault", f"{len(self.pushed)} pushed")
@@ -199,14 +251,18 @@ class Truth:
             if task.outcome is not Outcome.SUCCESS or len(task.attempts) > 1:
                 raise Broken("no trouble without a fault", f"{task.name}: {task.outcome}")
 
-    def _check_claim(self, attempt: Attempt, number: int, recipients: Sequence[int]) -> None:
+    def _check_claim(self, attempt: Attempt, flight: Flight) -> None:
         if self._forgotten(attempt):
             return
-        held = attempt.held.get(number)
-        if held is None:
-            raise Broken("no post without a claim", f"{attempt.name} posts batch {number}")
-        if held.settled or {self._world.recipient(each) for each in held.fingerprints} != set(recipients):
-            raise Broken("no post without a claim", f"{attempt.name} posts batch {number}, settled or another's")
+        noted = attempt.noted.get(flight.number or 0)
+        name = f"{attempt.name} posts batch {flight.number}"
+        if noted is None:
+            raise Broken("no post without a claim", name)
+        whom = {self._world.recipient(each) for each in noted.fingerprints}
+        if noted.request_id is not None or whom != set(flight.recipients):
+            raise Broken("no post without a claim", f"{name}, settled or another's")
+        if noted.batch_id != flight.batch_id:
+            raise Broken("no post without a claim", f"{name} under another id than it was claimed with")
 
     def _forgotten(self, attempt: Attempt) -> bool:
         """Tell whether *attempt*'s claims were forgotten, or taken over, while it was alive.
@@ -219,8 +275,32 @@ class Truth:
         """Tell whether whoever was in *other*'s *batch* may be pushed again."""
         if self._world.setup.delivery is Delivery.AT_MOST_ONCE:
             return False
-        held = other.held.get(batch)
-        return held is None or not held.settled
+        noted = other.noted.get(batch)
+        # A database that was put back may have lost an answer and no claim: that is a doubt again.
+        return noted is None or noted.request_id is None or bool(self._world.put_backs)
+
+    def _untold(self, attempt: Attempt, other: Attempt, recipient: int) -> bool:
+        """Tell whether nothing could tell *attempt* that *other* had claimed *recipient*.
+
+        No mark tells of the claims of another task under the same send key that a
+        put-back database lost, whichever posts first: each task's marks are its own. And a task whose record
+        and whose marks are both gone looks, on its automatic second try, like one that
+        never began.
+        """
+        if other.task is attempt.task:
+            return self._is_blind(attempt.task)
+        return not self.unclaimed.isdisjoint(((recipient, other.task.name), (recipient, attempt.task.name)))
+
+    def _is_blind(self, task: "Task") -> bool:
+        """Tell whether *task* lost its record and its marks, as far as an automatic second try goes."""
+        retries = self._world.setup.retries
+        return task.lost and any(
+            not attempt.left and attempt.number <= 2 and attempt.max_tries == retries for attempt in task.attempts[1:]
+        )
+
+    def _is_told(self, task: "Task") -> bool:
+        """Tell whether the record of *task* is as the tries left it."""
+        return not task.lost and not self._world.put_backs
 
     def _may_leave(self, attempt: Attempt) -> bool:
         """Tell whether *attempt* may have requests open that it did not lose the answers to."""
@@ -228,13 +308,14 @@ class Truth:
             attempt.outcome in (None, Outcome.KILLED) or attempt.halted or attempt.ledger_failed or not attempt.current
         )
 
-    def _recorded(self, attempt: Attempt) -> tuple[int, int]:
-        """Return how many recipients the tries of a task hold on disk: settled, and open."""
+    def _recorded(self, task: "Task") -> tuple[int, int] | None:
+        """Return how many recipients the record of *task* has: accepted, and in doubt; None if it can't be read."""
+        found = self._world.store.read(task)
+        if found is None:
+            return None
         counts = [0, 0]
-        for each in attempt.task.attempts:
-            if not each.archived:
-                for held in each.held.values():
-                    counts[not held.settled] += len(held.fingerprints)
+        for batch in found:
+            counts[batch.request_id is None] += len(batch.fingerprints)
         return counts[0], counts[1]
 
 

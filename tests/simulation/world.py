@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from enum import StrEnum
 
 from airflow_provider_responsys.errors import (
     FailedOver,
@@ -19,13 +18,17 @@ from airflow_provider_responsys.errors import (
     SendRefused,
     TryLater,
 )
-from airflow_provider_responsys.ledger.tries import OnClear, may_have_claimed
-from airflow_provider_responsys.sending.engine import Delivery
+from airflow_provider_responsys.ledger.interface import Ledger
+from airflow_provider_responsys.ledger.marked import MarkedLedger
+from airflow_provider_responsys.ledger.tries import may_have_claimed
 from airflow_provider_responsys.sending.run import Run
 from tests.simulation.attempt import Attempt, Flight, Killed, Outcome, Turnwise
+from tests.simulation.campaign import GROWS, KEEPS_TAKEN, REFUSALS, RESTARTS_ONCE, Setup, Strike
 from tests.simulation.choices import Choices
+from tests.simulation.segments import SegmentLedger
+from tests.simulation.sql_model import SqlModel, SqlStore
 from tests.simulation.states import state_of
-from tests.simulation.stores import EPOCH, Record, SqlModel, SqlStore, Store, TaskStates, fingerprints
+from tests.simulation.stores import EPOCH, Record, Store, TaskStates, fingerprints
 from tests.simulation.truth import Broken, Truth
 
 TIMEOUT = 60.0  # as the connection has it
@@ -38,86 +41,11 @@ SPINS = False
 MOMENT = 1e-6
 """No clock stands still: a wait that ends has taken a little longer."""
 
-REFUSALS = "not sent", "token expired", "limit exceeded", "try later", "batch refused", "send refused"
-DOUBTS = "answer lost", "queue failed", "an error of our own"
-ANSWERS = REFUSALS + DOUBTS
-"""How a request may end, other than well. Whether a lost one took effect is left open: the rules hold for both."""
-
 PROBES = "not sent", "lost", "failed over"
-
-
-class Strike(StrEnum):
-    """What may happen to a try from outside."""
-
-    KILL = "is killed"
-    ZOMBIE = "is taken for dead"
-    HALT = "is told to stop"
-    CLEAR = "is cleared"
 
 
 class Known(BaseException):
     """Another schedule has come to this state, and goes on from it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setup:
-    """What a schedule begins with."""
-
-    sources: tuple[tuple[int, ...], ...] = ((1, 2, 3),)
-    """The recipients of each task."""
-    size: int = 1
-    """Recipients in a request."""
-    sql: bool = False
-    retries: int = 1
-    faults: int = 2
-    calm: float = 0.9
-    """The share of answers and writes that nothing happens to."""
-    answers: Sequence[str] = ANSWERS
-    strikes: Sequence[Strike] = tuple(Strike)
-    source_changes: bool = True
-    on_clear: OnClear = "resume"
-    on_in_doubt: str = "fail"
-    delivery: Delivery = Delivery.AT_MOST_ONCE
-    slow_writes: bool = False
-    """Whether time may pass between the two transactions of a commit.
-
-    Then a sender may run out of patience with answers that it has not looked at
-    yet, and leaves in doubt what is known: more than "few in doubt" allows.
-    """
-    max_in_flight: int = 4
-    per_minute: float = 6_000
-    latency: float = 0.0
-    retry_for: float = 3_600.0
-    execution_timeout: float = math.inf
-
-    @classmethod
-    def drawn(cls, choices: Choices) -> "Setup":
-        """Choose a campaign."""
-        pick = choices.pick
-        batches = (2, 1, 3, 5, 8, 13)[pick(6)]
-        size = 1 + pick(3)
-        sql = bool(pick(3, 0.6))
-        people = tuple(range(1, batches * size + 1))
-        sources: tuple[tuple[int, ...], ...] = (people,)
-        if sql and pick(2):
-            shift = pick(len(people))
-            sources = (people, tuple(each + shift for each in people))
-        return cls(
-            sources=sources,
-            size=size,
-            sql=sql,
-            retries=(1, 2, 3, 0)[pick(4)],
-            faults=(2, 1, 3, 5, 9, 0)[pick(6)],
-            calm=(0.9, 0.98, 0.7, 0.3)[pick(4)],
-            on_clear=("resume", "restart")[pick(2, 0.8)],
-            on_in_doubt=("fail", "continue")[pick(2)],
-            delivery=(Delivery.AT_MOST_ONCE, Delivery.AT_LEAST_ONCE)[pick(2, 0.8)],
-            max_in_flight=(4, 1, 2, 8)[pick(4)],
-            per_minute=(6_000, 600, 60)[pick(3)],
-            latency=(0.0, 0.3, 20.0)[pick(3)],
-            retry_for=(3_600.0, 90.0, 10.0)[pick(3, 0.7)],
-            execution_timeout=(math.inf, 120.0, 5.0)[pick(3, 0.7)],
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,8 +54,12 @@ class Parts:
 
     engine: type[Turnwise] = Turnwise
     run: type[Run] = Run
-    record: type[Record] = Record
+    record: Callable[..., Ledger] = Record if GROWS else SegmentLedger
     sql: type[SqlModel] = SqlModel
+    marked: Callable[..., Ledger] = MarkedLedger
+    may_have_claimed: Callable[..., bool] = may_have_claimed
+    may: frozenset[str] = frozenset({"late", "outside"} if GROWS else ()) | frozenset({"spool"} if KEEPS_TAKEN else ())
+    """What else may happen: writes that are late, values that are kept outside, a spool that fails."""
     transport: Callable[[ResponsysError], ResponsysError] = lambda error: error
     """What the wire makes of a failure."""
 
@@ -143,8 +75,10 @@ class Task:
     source: Sequence[int]
     max_tries: int
     attempts: list[Attempt] = field(default_factory=list)
-    mark: str | None = None
-    """Whether the last try left its mark in XCom."""
+    marks: set[str] = field(default_factory=set)
+    """What tries left in XCom since the last start."""
+    lost: bool = False
+    """Whether its record in Airflow's store was cleaned."""
     generation: int = 0
     """How often a person restarted it."""
 
@@ -159,11 +93,16 @@ class Task:
         return self.attempts[-1].outcome if self.attempts else None
 
     @property
+    def tries(self) -> int:
+        """How often Airflow tried it: a second start of a try is none."""
+        return self.attempts[-1].number if self.attempts else 0
+
+    @property
     def due(self) -> bool:
         """Whether Airflow starts another try."""
         if not self.attempts:
             return True
-        return self.outcome in (Outcome.RETRY, Outcome.KILLED) and len(self.attempts) <= self.max_tries
+        return self.outcome in (Outcome.RETRY, Outcome.KILLED) and self.tries <= self.max_tries
 
 
 class World:
@@ -176,7 +115,11 @@ class World:
         self.story: list[str] = []
         self.faults_left = setup.faults
         self.truth = Truth(self)
-        self.store: Store = SqlStore(self, parts.sql) if setup.sql else TaskStates(self, parts.record)
+        self.states = TaskStates(self, parts.record)
+        self.sql = SqlStore(self, parts.sql) if setup.sql else None
+        self.store: Store = self.sql or self.states
+        self.put_backs = 0
+        """How often the database was put back."""
         self.tasks = [
             Task(f"task{number}", source, setup.retries) for number, source in enumerate(setup.sources, start=1)
         ]
@@ -199,6 +142,7 @@ class World:
                 pass
         except Known:
             return
+        self._do_late_writes()
         self.truth.check_end()
 
     # What the tries and the stores ask for
@@ -239,10 +183,33 @@ class World:
         self.faults_left -= bool(choice)
         return choice
 
-    def write(self, attempt: Attempt, do: Callable[[], None], answer: Exception, silence: Exception) -> None:
-        """Let *attempt* do a durable write, or let it fail in one of the ways that there are."""
+    @property
+    def may_put_back(self) -> bool:
+        """Whether the database may be put back: not where the marks that would tell were cleaned as well."""
+        strikes = self.setup.strikes
+        return Strike.PUT_BACK in strikes and self.setup.sql and not any(task.lost for task in self.tasks)
+
+    def between(self, attempt: Attempt) -> None:
+        """Let happen what may at any moment, before *attempt* does what it is about to do."""
+        while self.states.late and self._choices.pick(2, LATER):
+            self._land()
+        if self.may_put_back and self.sql and self.sql.before and self.fault(2, RARELY):
+            self._put_back(attempt)
+
+    def write(
+        self,
+        attempt: Attempt,
+        do: Callable[[], None],
+        answer: Exception,
+        silence: Exception,
+        late: Callable[[], None] | None = None,
+    ) -> None:
+        """Let *attempt* do a durable write, or let it fail in one of the ways that there are; *late* does it later."""
         self.moved = True
-        happens = self.fault(7)
+        happens = self.fault(len(WRITES) if late and self.states.may_delay else REPLACED + 1)
+        if happens > REPLACED and late:
+            self._write_late(attempt, happens, do, silence, late)
+            return
         if happens:
             self.tell(f"{attempt.name}, while it writes: {WRITES[happens]}")
             self.truth.troubles += happens in (3, 4, 5)
@@ -251,15 +218,22 @@ class World:
         if happens == REPLACED:
             self._replace(attempt)
         do()
-        self.checked(attempt)
         if happens == 2:
             raise Killed
         if happens == 5:
             raise silence
 
-    def checked(self, attempt: Attempt) -> None:
-        """Check what *attempt* wrote."""
-        self.truth.check_ledger(attempt)
+    def _write_late(
+        self, attempt: Attempt, happens: int, do: Callable[[], None], silence: Exception, late: Callable[[], None]
+    ) -> None:
+        self.tell(f"{attempt.name}, while it writes: {WRITES[happens]}")
+        self.truth.troubles += 1
+        if happens == REPEATED:
+            do()
+        late()
+        if happens == REPEATED:
+            return
+        raise Killed if happens == KILLED_LATE else silence
 
     def gap(self, attempt: Attempt, what: Hashable) -> None:
         """Let others go on before *attempt* does *what*."""
@@ -271,6 +245,33 @@ class World:
                 pass
             self._suspended.remove(attempt)
             self.suspended.pop()
+
+    def _land(self) -> None:
+        """Let a late write be done."""
+        late = self.states.land(self._choices.pick(len(self.states.late)))
+        self.moved = True
+        self.tell(f"{late.task}: a late write of {late.key} is done")
+        for task in self.tasks:
+            if task.name == late.task:
+                for attempt in task.attempts:
+                    attempt.overtaken = attempt.overtaken or attempt.outcome is None
+                self.truth.check_record(task)
+
+    def _put_back(self, attempt: Attempt) -> None:
+        """Put the database back to how it was before one of the last transactions, or before the first."""
+        assert self.sql is not None
+        place = len(self.sql.before) - 1 - self._choices.pick(len(self.sql.before))
+        lost = self.sql.put_back(place)
+        self.put_backs += 1
+        self.truth.troubles += 1
+        self.moved = True
+        self.tell(f"{attempt.name}: the database is put back")
+        for fingerprint, batch in lost.claims.items():
+            if self.sql.tables.claims.get(fingerprint) != batch:
+                self.truth.unclaimed.add((self.recipient(fingerprint), lost.batches[batch].task))
+        for task in self.tasks:
+            for each in task.attempts:
+                each.alone = False
 
     def sleep(self, attempt: Attempt, seconds: float) -> None:
         """Let the time pass for *attempt*."""
@@ -294,6 +295,11 @@ class World:
         self.truth.check_ledger(attempt)
         self.truth.check_report(attempt)
 
+    def _do_late_writes(self) -> None:
+        """Let every late write be done that is left: hours after the last try."""
+        while self.states.late:
+            self._land()
+
     def tell(self, what: str) -> None:
         """Add to the story."""
         if self._tells:
@@ -307,11 +313,14 @@ class World:
         if self.steps > MOST_STEPS:
             raise Broken("the task ends", f"not after {MOST_STEPS} steps")
         for task in self.tasks:
-            if task.due and not any(each.task is task for each in self._suspended):
-                self._start(task)
+            if not any(each.task is task for each in self._suspended):
+                self._start_due(task)
         if self.faults_left and self.moved:
             self._strike()
             self.moved = False
+        if self.states.late and self._choices.pick(2, LATER):
+            self._land()
+            return True
         awake = [attempt for attempt in self.live if attempt not in self._suspended]
         ready = [
             attempt
@@ -390,11 +399,17 @@ class World:
                 self.tell(f"{attempt.name}, harmless read: {name}")
             attempt.answered(flight, PROBE_ERRORS[name]() if name else "")
             return
+        brown_out = self.setup.brown_out
+        if brown_out and self._choices.pick(2, 1.0 - brown_out):
+            self.tell(f"{attempt.name}, batch {flight.number}: lost in a brown-out")
+            self.truth.lost(attempt, flight)
+            attempt.answered(flight, self.parts.transport(NoAnswer("reset")))
+            return
         happens = self.fault(1 + len(self.setup.answers))
         if not happens:
             self.tell(f"{attempt.name}, batch {flight.number}: accepted")
             self.truth.accepted(attempt, flight)
-            attempt.answered(flight, f"{attempt.task.name}-{attempt.number}-{flight.number}")
+            attempt.answered(flight, attempt.request_id(flight))
             return
         name = self.setup.answers[happens - 1]
         self.tell(f"{attempt.name}, batch {flight.number}: {name}")
@@ -412,18 +427,38 @@ class World:
 
     # Airflow
 
-    def _start(self, task: Task) -> None:
-        """Start the next try: the store refuses the writes of its predecessors from now on."""
-        number = len(task.attempts) + 1
-        source = self._source(task) if number > 1 else task.source
-        began = may_have_claimed(
-            try_number=number,
-            max_tries=task.max_tries,
-            retries=self.setup.retries,
-            left=(task.mark,) if task.mark else (),
+    def _start_due(self, task: Task) -> None:
+        """Start what Airflow starts by itself: the next try, or once more the one whose process died."""
+        last = task.current
+        if last and last.outcome is Outcome.KILLED and not last.asked:
+            last.asked = True
+            if Strike.AGAIN in self.setup.strikes and self.fault(2):
+                self.tell(f"{last.name} {Strike.AGAIN}")
+                self._start(task, again=last)
+                return
+        if task.due:
+            self._start(task)
+
+    def _start(self, task: Task, again: Attempt | None = None) -> None:
+        """Start the next try: the store refuses the writes of its predecessors from now on. Or start *again* anew."""
+        number = again.number if again else task.tries + 1
+        source = self._source(task) if task.attempts else task.source
+        left = frozenset(task.marks)
+        began = self.parts.may_have_claimed(
+            try_number=number, max_tries=task.max_tries, retries=self.setup.retries, left=left
         )
-        task.mark = None
-        attempt = Attempt(self, task, number, task.max_tries, task.generation, source, may_have_claimed=began)
+        task.marks.clear()
+        attempt = Attempt(
+            self,
+            task,
+            number,
+            task.max_tries,
+            task.generation,
+            source,
+            left,
+            may_have_claimed=began,
+            start=again.start + 1 if again else 0,
+        )
         for other in self.live:
             if self.setup.sql and other.task is task:
                 attempt.alone = False  # unlike Airflow's store, a database takes what a replaced try learns
@@ -465,9 +500,16 @@ class World:
             case Strike.ZOMBIE:
                 self._start(task)
             case Strike.CLEAR:
-                task.max_tries = len(task.attempts) + self.setup.retries
+                task.max_tries = task.tries + self.setup.retries
                 task.generation += self.setup.on_clear == "restart"
                 self._start(task)
+            case Strike.MARKS:
+                task.marks.clear()
+            case Strike.LOST:
+                task.lost = True
+                self.states.lose(task)
+            case _:
+                self._put_back(attempt)
 
     def _possible_strikes(self) -> Iterator[tuple[Strike, Task, Attempt]]:
         allowed = self.setup.strikes
@@ -480,22 +522,41 @@ class World:
                 continue
             suspended = any(each.task is task for each in self._suspended)
             runs = current.outcome is None
-            if Strike.ZOMBIE in allowed and runs and len(task.attempts) <= task.max_tries:
+            if Strike.ZOMBIE in allowed and runs and task.tries <= task.max_tries:
                 yield Strike.ZOMBIE, task, current
             if Strike.HALT in allowed and runs and not suspended and not current.halted:
                 yield Strike.HALT, task, current
             if Strike.CLEAR in allowed and not suspended:
                 yield Strike.CLEAR, task, current
+            yield from self._possible_housekeeping(task, current)
+
+    def _possible_housekeeping(self, task: Task, current: Attempt) -> Iterator[tuple[Strike, Task, Attempt]]:
+        allowed = self.setup.strikes
+        kept = self.states.kept.get(task.name)
+        if Strike.MARKS in allowed and task.marks:
+            yield Strike.MARKS, task, current
+        may_lose = RESTARTS_ONCE or self.setup.on_clear == "resume"
+        if Strike.LOST in allowed and may_lose and kept and kept.rows and not self.put_backs:
+            yield Strike.LOST, task, current
+        if self.may_put_back and self.sql and self.sql.before:
+            yield Strike.PUT_BACK, task, current
 
     def _replace(self, attempt: Attempt) -> None:
         """Take *attempt* for dead while it writes."""
         task = attempt.task
-        if attempt.current and len(task.attempts) <= task.max_tries:
+        if attempt.current and task.tries <= task.max_tries:
             self.truth.troubles += 1
             self._start(task)
 
 
+LATER = 0.8
+"""The share of moments at which a late write is not done yet."""
+
+RARELY = 0.97
+"""The share of moments at which a database is not put back."""
+
 REPLACED = 6
+KILLED_LATE, SILENT_LATE, REPEATED = 7, 8, 9
 WRITES = (
     "",
     "killed before",
@@ -504,6 +565,9 @@ WRITES = (
     "no answer, not written",
     "no answer, but written",
     "taken for dead",
+    "killed, written later",
+    "no answer, written later",
+    "repeated, the first copy later",
 )
 
 ERRORS: dict[str, Callable[[], BaseException]] = {
