@@ -3,6 +3,8 @@
 import copy
 import itertools
 import json
+import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -1027,3 +1029,38 @@ def test_a_stop_is_noticed_while_the_ledger_hangs(sandbox: Sandbox, run_dag: Run
     assert push.recipients["accepted"] == pushed == len(sandbox.pushes) == 400
     assert "in_doubt" not in push.recipients
     check(push)
+
+
+class PutBack(TriggerPushOperator):
+    """A push whose SQLite ledger is, at its third try, as it was before the second."""
+
+    def execute(self, context: Any) -> dict[str, Any]:
+        """Keep a copy, or restore it; then push."""
+        ledger = Path(json.loads(os.environ["AIRFLOW_CONN_LEDGER"])["host"])
+        backup = ledger.with_suffix(".backup")
+        if context["ti"].try_number == 2:
+            shutil.copy(ledger, backup)
+        elif context["ti"].try_number == 3:
+            shutil.copy(backup, ledger)
+        return super().execute(context)
+
+
+@pytest.mark.parametrize("ledger", ["sqlite"], indirect=True)
+def test_a_ledger_that_was_put_back_closes_the_send(sandbox: Sandbox, run_dag: RunDag, ledger: str) -> None:
+    """It knows the first try, and has no trace of whom the second one pushed: Airflow's task state has."""
+    sandbox.plan(Fault("push", "SERVICE_UNAVAILABLE", nth=2), Fault("push", "SERVICE_UNAVAILABLE", nth=4))
+
+    push = Push(
+        run_dag,
+        kind=PutBack,
+        recipients=people(1_000),
+        ledger_conn_id=ledger,
+        max_in_flight=1,
+        retry_for=1.0,
+        retries=5,
+    )
+
+    assert [type(failure) for failure in push.failures] == [NotAllSent, NotAllSent, AirflowFailException]
+    assert "put back" in str(push.failures[2])
+    assert len(sandbox.pushes) == 400
+    sandbox.assert_no_duplicates()
