@@ -16,7 +16,8 @@ from sqlalchemy import select, text
 from airflow_provider_responsys.errors import InvalidSettings, LedgerFailed
 from airflow_provider_responsys.ledger import sql_engine
 from airflow_provider_responsys.ledger.sql_engine import hook_engine, within
-from airflow_provider_responsys.ledger.sql_schema import Database, ledger_table
+from airflow_provider_responsys.ledger.sql_schema import Database
+from airflow_provider_responsys.ledger.sql_tables import ledger_table
 from airflow_provider_responsys.ledgers import ledger_engine
 from tests.servers import PlainServer, Proxy
 

@@ -814,7 +814,7 @@ def test_a_lost_record_fails_closed_and_names_the_way_out(sandbox: Sandbox, run_
 
 
 def check(push: Push) -> None:
-    """The report of *push* exists, member by member, and its buckets add up."""
+    """Check that the report of *push* exists, member by member, and that its buckets add up."""
     result = push.result
     buckets = result["recipients"]
     assert {key: push.ti.xcom_pull(task_ids="push", key=key) for key in result} == result
@@ -823,7 +823,7 @@ def check(push: Push) -> None:
 
 
 def test_half_of_the_requests_reset_at_once_stop_the_send(sandbox: Sandbox, run_dag: RunDag) -> None:
-    """At 3,000 requests a minute, answered within some milliseconds: at most 1,200 of 8,000 are in doubt, and none pushed."""
+    """3,000 requests a minute, answered within some milliseconds: at most 1,200 of 8,000 are in doubt, none pushed."""
     sandbox.plan(Fault("push", "reset", every=2))
 
     push = Push(run_dag, recipients=people(8_000), requests_per_minute=3_000, retries=3)
@@ -1015,9 +1015,12 @@ def test_a_stop_is_noticed_while_the_ledger_hangs(sandbox: Sandbox, run_dag: Run
 
     push_operator: list[TriggerPushOperator] = []
     execute = TriggerPushOperator.execute
-    mocker.patch.object(
-        Killed, "execute", lambda self, context: push_operator.append(self) or execute(self, context), create=True
-    )
+
+    def remembered(self: TriggerPushOperator, context: Any) -> Any:
+        push_operator.append(self)
+        return execute(self, context)
+
+    mocker.patch.object(Killed, "execute", remembered, create=True)
     mocker.patch.object(MarkedLedger, "commit", hanging)
 
     push = Push(run_dag, kind=Killed, recipients=people(2_000), max_in_flight=1)

@@ -15,7 +15,7 @@ from airflow_provider_responsys.errors import Fenced, LedgerFailed, SettingsChan
 from airflow_provider_responsys.ledger.commit_marks import CommitMarks, Point
 from airflow_provider_responsys.ledger.sql_schema import ATTEMPTS, KEY_LOST, Database
 from airflow_provider_responsys.ledger.sql_tables import batches, claims, digest, sends, task_instances, tries
-from airflow_provider_responsys.ledger.tries import OnClear, changes
+from airflow_provider_responsys.ledger.tries import OnClear, changes, is_of_a_clear
 
 Found: TypeAlias = Any
 """A row of a query: SQLAlchemy 2.0 and 2.1 type it differently."""
@@ -123,7 +123,7 @@ class Beginning:
         point = Point(known.start, known.claim_count, known.max_tries) if known else Point(0, 0, None)
         newest = self._marks.newest(point) if self._marks else point
         cleared = self._mine.max_tries != (self._mine.retries if newest.max_tries is None else newest.max_tries)
-        restart = cleared and self._mine.on_clear == "restart"
+        restart = self._mine.on_clear == "restart" and (self._is_of_a_clear if newest.max_tries is None else cleared)
         if newest.count > point.count and not restart:
             raise StateLost(
                 f"The ledger's database was put back to an older state, or lost its record: it knows {point.count} "
@@ -133,6 +133,12 @@ class Beginning:
         if known is None and not restart:
             self._check_first()
         return Plan(newest, cleared, restart)
+
+    @property
+    def _is_of_a_clear(self) -> bool:
+        """Whether a person's clear made this try: where no record says what it was before, no later one restarts."""
+        mine = self._mine
+        return is_of_a_clear(try_number=mine.try_number, max_tries=mine.max_tries, retries=mine.retries)
 
     def _is_late(self, last: Known) -> bool:
         """Return whether this try was taken for dead before it began, and *last* is of a later one.

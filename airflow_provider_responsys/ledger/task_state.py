@@ -40,7 +40,7 @@ from airflow_provider_responsys.ledger.task_record import (
     release,
     unpack,
 )
-from airflow_provider_responsys.ledger.tries import OnClear, changes
+from airflow_provider_responsys.ledger.tries import OnClear, changes, is_of_a_clear
 
 DESTROYED = "so nothing is sent: which recipients were pushed can't be told any more"
 
@@ -164,7 +164,7 @@ class TaskStateLedger:
                     f"state store (cleaned up, deleted, or expired), {DESTROYED}. If all recipients may be pushed "
                     'again, set on_clear="restart" and clear the task; a ledger_conn_id survives clean-ups.'
                 )
-            if self._on_clear == "resume":
+            if self._on_clear == "resume" or not self._is_of_a_clear:
                 raise StateLost(
                     "The task was cleared, and its record is gone from Airflow's task state store (Airflow 3.4 drops "
                     f"it on a clear unless told to keep it, as does clear_on_success), {DESTROYED}. If all recipients "
@@ -197,6 +197,10 @@ class TaskStateLedger:
         for start in starts.values():
             if any(where >= since and where not in starts for where in start.seen):
                 raise self._lost()
+
+    @property
+    def _is_of_a_clear(self) -> bool:
+        return is_of_a_clear(try_number=self._try_number, max_tries=self._max_tries, retries=self._retries)
 
     def _restart(self, starts: Mapping[Where, Start], identity: Mapping[str, str]) -> Start:
         """Return what forgets, in one write, what earlier starts claimed."""

@@ -32,6 +32,11 @@ def may_have_claimed(*, try_number: int, max_tries: int, retries: int, left: Col
     return try_number > 1 and not (try_number == 2 and max_tries == retries)  # noqa: PLR2004 -- the second try
 
 
+def is_of_a_clear(*, try_number: int, max_tries: int, retries: int) -> bool:
+    """Return whether a person's clear made this try: such a clear sets max_tries to the tries so far plus *retries*."""
+    return try_number > 1 and try_number == max_tries - retries + 1
+
+
 def changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     """Say which settings are no longer those of an earlier try, and what to do."""
     names = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
