@@ -3,7 +3,7 @@
 import itertools
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Container, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -190,6 +190,8 @@ class Run:
         """Those that an earlier try left in doubt, and this one has not sent yet."""
         self._recalled: set[int] = set()
         """Those that did not leave before the stop, and can't any more."""
+        self._late: deque[Event] = deque()
+        """What was told while the ledger was at work."""
         self._began = clock()
         self._speed = Speed(self._began)
 
@@ -267,7 +269,7 @@ class Run:
         self.engine.claimed(won_all, more=bool(self._queue), again=again, sizes=sizes)
 
     def _write(self, write: Callable[[], list[Claim]]) -> list[Claim]:
-        """Let the ledger *write*, and take in events meanwhile."""
+        """Let the ledger *write*, and notice a stop and a deadline meanwhile."""
         if self._aside is None:
             return write()
         call = Call(write, then=lambda: self._inbox.put(Written()))
@@ -275,7 +277,13 @@ class Run:
         while not call.ended:
             if not self.engine.is_patient(self._clock()):
                 raise Stalled("the ledger did not answer in time, and nothing more is written to it")
-            self._receive(LOOK_UP)
+            with suppress(Empty):
+                event = self._inbox.get(timeout=LOOK_UP)
+                # A stop can't wait; all else is taken in when it is known what was claimed.
+                if isinstance(event, Halt):
+                    self._take_in(event)
+                else:
+                    self._late.append(event)
         return call.result()
 
     def _not_written(self, commit: Commit, error: Exception) -> None:
@@ -314,7 +322,9 @@ class Run:
             self._take_in(self._inbox.get(timeout=max(0.0, seconds)))
 
     def _receive_all(self) -> None:
-        """Take in every event that is there: what somebody wants stopped is not claimed first."""
+        """Take in every event that is there: what is to be stopped is not claimed first."""
+        while self._late:
+            self._take_in(self._late.popleft())
         while not self._inbox.empty():
             self._take_in(self._inbox.get_nowait())
 

@@ -115,3 +115,24 @@ def test_a_mismatch_is_a_failure_of_ours(spool: Spool) -> None:
     """Rather fail than lose somebody silently."""
     with pytest.raises(ResponsysError, match="6 recipients read, 5 accounted for"):
         Buckets.of(spool, Resumed(), Report(5, accepted=4))
+
+
+def test_what_is_in_doubt_counts_anew_after_a_clear(spool: Spool) -> None:
+    """A person has looked at what earlier tries left; what automatic tries since then lost adds up."""
+    since = datetime(2026, 11, 23, tzinfo=UTC)
+    earlier = [
+        Earlier([bytes([number]) * 9] * number, None, since, f"try {number}", try_number=number) for number in (1, 2, 3)
+    ]
+
+    uncleared = Resumed.of(earlier, spool)
+    cleared = Resumed.of(earlier, spool, first_try=3)
+
+    assert (uncleared.lost_lately, uncleared.in_doubt) == (6, 6)
+    assert (cleared.lost_lately, cleared.in_doubt) == (3, 6)
+
+
+def test_buckets_are_told_in_a_sentence() -> None:
+    """What a log line and a report's problem say."""
+    buckets = Buckets(read=1_003, accepted=600, in_doubt=200, not_sent=201, duplicate=1, invalid=1)
+
+    assert str(buckets) == "600 of 1,003 accepted, 200 in doubt, 201 not sent, 1 duplicate, 1 invalid"

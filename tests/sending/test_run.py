@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from datetime import UTC, datetime
 from queue import SimpleQueue
 
@@ -23,18 +23,21 @@ from airflow_provider_responsys.errors import (
     SendRefused,
     SourceFailed,
 )
-from airflow_provider_responsys.ledger.interface import Accepted, Claim, Earlier, Holder, Settlement, Wanted
+from airflow_provider_responsys.ledger.interface import Accepted, Claim, Earlier, Holder, Released, Settlement, Wanted
 from airflow_provider_responsys.ledger.memory import MemoryLedger
 from airflow_provider_responsys.protocol.pace import Pace
 from airflow_provider_responsys.protocol.push import Acceptance
+from airflow_provider_responsys.protocol.wire import Authorize, Conversation, Request, Send, Token
 from airflow_provider_responsys.recipients.fields import FieldSettings
 from airflow_provider_responsys.recipients.rows import from_sequence
-from airflow_provider_responsys.recipients.spool import Spool
+from airflow_provider_responsys.recipients.spool import Batch, Spool
 from airflow_provider_responsys.sending import run as shell
 from airflow_provider_responsys.sending.engine import Delivery, Engine, Limits
+from airflow_provider_responsys.sending.gate import Gate
 from airflow_provider_responsys.sending.progress import Observer, Progress
-from airflow_provider_responsys.sending.queue import Due
+from airflow_provider_responsys.sending.queue import Due, Queue
 from airflow_provider_responsys.sending.run import Event, Halt, Inbox, Report, Run
+from airflow_provider_responsys.sending.threads import Pool
 
 Answer = str | BaseException
 
@@ -472,23 +475,194 @@ def test_answers_that_no_ledger_took_are_counted(spool: Spool, error: LedgerFail
 
 
 def test_a_spool_that_fails_in_the_middle_settles_what_is_out(spool: Spool) -> None:
-    """The disk broke: what was sent is recorded, the rest is not sent."""
-    sender = Sender(spool)
-    take = sender.run._queue.take
-
-    def failing(most: int) -> list[Due]:
-        if sender.sent:
-            raise SourceFailed("the disk is broken")
-        return take(most)
-
-    sender.run._queue.take = failing  # type: ignore[method-assign]  # a disk that breaks can't be had
+    """The disk broke: what was read before is sent and recorded, the rest is not sent."""
+    sender = Sender(spool, max_in_flight=4)
+    sender.run._queue = Queue(broken_after(spool, 3), ())
 
     report = sender.run.to_end()
 
-    assert (report.accepted, report.not_sent) == (10, 40)
+    assert (report.accepted, report.not_sent) == (30, 20)
     assert isinstance(report.stopped, SourceFailed)
-    assert len(sender.ledger.settled) == 1
+    assert len(sender.ledger.settled) == 3
     check(report)
+
+
+def broken_after(spool: Spool, count: int) -> Generator[Batch]:
+    """Yield *count* batches of *spool*, then fail as a disk does."""
+    yield from itertools.islice(spool.batches(max_recipients=10, max_bytes=100_000), count)
+    raise SourceFailed("the disk is broken")
+
+
+def test_a_ledger_is_told_of_the_batches_that_come_next(spool: Spool) -> None:
+    """In the order in which they are claimed: what is to be claimed again, then the source."""
+    sender = Sender(spool, NotSent("no route"))
+    commit, told = sender.ledger.commit, []
+
+    def noting(
+        settled: Sequence[Settlement], wanted: Sequence[Wanted], upcoming: Sequence[Sequence[bytes]] = ()
+    ) -> list[Claim]:
+        if wanted:
+            told.append(([tuple(want.fingerprints) for want in wanted], [tuple(each) for each in upcoming]))
+        return commit(settled, wanted, upcoming)
+
+    sender.ledger.commit = noting  # type: ignore[method-assign]  # to see what it is told
+
+    sender.run.to_end()
+
+    batches = [batch.fingerprints for batch in spool.batches(max_recipients=10, max_bytes=100_000)]
+    assert told[0] == (batches[:1], batches[1:])
+    assert told[1] == (batches[:1], batches[1:])  # it comes back before the source
+    assert told[-1] == (batches[4:], [])
+
+
+class Aside(Ledger):
+    """A ledger that is called on one thread, which is not the sender's; its *hanging* commit waits to be released."""
+
+    def __init__(self, hanging: int = 0) -> None:
+        super().__init__()
+        self.hanging = hanging
+        self.hangs = threading.Event()
+        self.released = threading.Event()
+        self.threads: set[int] = set()
+
+    def commit(
+        self, settled: Sequence[Settlement], wanted: Sequence[Wanted], upcoming: Sequence[Sequence[bytes]] = ()
+    ) -> list[Claim]:
+        """Record on whatever thread this is."""
+        self.thread = threading.get_ident()
+        self.threads.add(self.thread)
+        if self.commits + 1 == self.hanging:
+            self.hangs.set()
+            self.released.wait(10)
+        return super().commit(settled, wanted, upcoming)
+
+
+def test_a_ledger_on_a_thread_of_its_own_is_called_there_alone(spool: Spool) -> None:
+    """Its connection may not change threads."""
+    sender = Sender(spool, max_in_flight=4)
+    ledger = sender.run._ledger = Aside()
+    sender.run._aside = Pool(1, "ledger")
+
+    report = sender.run.to_end()
+
+    assert report.accepted == 50
+    assert len(ledger.settled) == 5
+    assert len(ledger.threads) == 1
+    assert threading.get_ident() not in ledger.threads
+    check(report)
+
+
+def test_a_stop_is_noticed_while_the_ledger_hangs(spool: Spool) -> None:
+    """A commit that does not return is left behind, and what it claimed is posted never."""
+    sender = Sender(spool)
+    ledger = sender.run._ledger = Aside(hanging=3)
+    sender.run._aside = Pool(1, "ledger")
+
+    def stop() -> None:
+        ledger.hangs.wait(10)
+        sender.inbox.put(Halt(NotAllSent("killed"), 10.0))
+
+    halt = threading.Thread(target=stop)
+    halt.start()
+
+    report = sender.run.to_end()
+    posted = sum(sender.sent.values())
+    ledger.released.set()
+    halt.join()
+
+    assert (report.accepted, report.not_sent, report.in_doubt) == (20, 30, 0)
+    assert report.unwritten == 1
+    assert str(report.stopped) == "killed"
+    assert posted == sum(sender.sent.values()) == 20
+    check(report)
+
+
+def test_a_deadline_is_noticed_while_the_ledger_hangs(spool: Spool) -> None:
+    """Its grace begins then; Airflow's own timeout would come later."""
+    sender = Sender(spool, deadline=time.monotonic() * 1_000 + 500.0, grace=100.0)
+    ledger = sender.run._ledger = Aside(hanging=3)
+    sender.run._aside = Pool(1, "ledger")
+
+    report = sender.run.to_end()
+    ledger.released.set()
+
+    assert "execution_timeout is near" in str(report.stopped)
+    assert report.accepted <= 20
+    check(report)
+
+
+def test_an_unexpected_error_settles_what_comes_back(spool: Spool) -> None:
+    """Also an error in what is told: accepted is accepted, and another try goes on."""
+    sender = Sender(spool, max_in_flight=2)
+    accepted = sender.notes.accepted
+
+    def failing(recipients: int) -> None:
+        accepted(recipients)
+        if len(sender.notes.requests) == 2:
+            raise RuntimeError("a defect")
+
+    sender.notes.accepted = failing  # type: ignore[method-assign]  # no defect of that kind is known
+
+    report = sender.run.to_end()
+
+    assert report.accepted == sum(sender.sent.values()) >= 20
+    settled = [answer for answer in sender.ledger.settled if isinstance(answer, Accepted)]
+    assert len(settled) == len(report.request_ids)
+    assert "unexpected error (RuntimeError)" in str(report.stopped)
+    check(report)
+
+
+def test_what_has_not_left_when_the_sender_stops_never_leaves(spool: Spool) -> None:
+    """Three requests wait for a login: they are released, and the gate is shut when their login comes."""
+    sender = Sender(spool, max_in_flight=3, grace=1_000.0)
+    gate = sender.run._gate = Gate()
+    waiting, log_in = threading.Semaphore(0), threading.Event()
+    ended: list[BaseException] = []
+
+    def push() -> Conversation[Acceptance]:
+        yield Authorize()
+        yield Send(Request("POST", "/push"))
+        return Acceptance("id")
+
+    def post(batch_id: int, _: tuple[str, ...]) -> Acceptance:
+        conversation = gate.guard(batch_id, push())
+        next(conversation)
+        waiting.release()
+        log_in.wait(10)
+        try:
+            conversation.send(Token(value="late"))
+        except NotSent as error:
+            ended.append(error)
+            raise
+        sender.sent["left"] += 1
+        return Acceptance("id")
+
+    def stop() -> None:
+        for _ in range(3):
+            waiting.acquire()
+        sender.inbox.put(Halt(NotAllSent("killed"), 1_000.0))
+
+    sender.run._post = post
+    stopping = threading.Thread(target=stop)
+    stopping.start()
+
+    report = sender.run.to_end()
+    log_in.set()
+    stopping.join()
+
+    assert (report.in_doubt, report.not_sent) == (0, 50)
+    assert [type(answer) for answer in sender.ledger.settled] == [Released] * 3
+    assert eventually(lambda: len(ended) == 3)
+    assert not sender.sent
+    check(report)
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    """Wait up to ten seconds until something *holds*."""
+    deadline = time.monotonic() + 10.0
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return holds()
 
 
 def test_progress_is_logged_in_counts(
