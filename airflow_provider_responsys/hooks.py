@@ -1,11 +1,13 @@
 """Talk to Responsys through an Airflow connection."""
 
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from uuid import uuid4
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook, mask_secret
+from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_3_PLUS
 
 from airflow_provider_responsys import __version__
 from airflow_provider_responsys.errors import InvalidRecipients, InvalidSettings, ResponsysError
@@ -68,7 +70,7 @@ class ResponsysHook(BaseHook):
     def get_conn(self) -> "Responsys":
         """Return the open line to Responsys. Conversations go through `run`, which masks their tokens."""
         if self._line is None:
-            self._line = self._open(reread=self._read_account)
+            self._line = self._open(reread=self._account_now)
         return self._line
 
     def run(self, conversation: Conversation[T]) -> T:
@@ -185,6 +187,12 @@ class ResponsysHook(BaseHook):
     def _read_account(self) -> Account:
         connection = self.get_connection(self.responsys_conn_id)
         return _account(self.responsys_conn_id, connection, connection.extra_dejson)
+
+    def _account_now(self) -> Account:
+        """Return what the connection says now; before Airflow 3.3 only the main thread may ask its supervisor."""
+        if AIRFLOW_V_3_3_PLUS or threading.current_thread() is threading.main_thread():
+            return self._read_account()
+        return self.account()
 
     def _open(self, *, always_asks: bool = False, **options: Any) -> "Responsys":
         from airflow_provider_responsys.transport.refused import Memory  # noqa: PLC0415 -- only where it is asked

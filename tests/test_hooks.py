@@ -1,5 +1,6 @@
 import asyncio
 import json
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -356,6 +357,24 @@ def test_a_changed_password_is_used_at_the_next_login(sandbox: Sandbox, monkeypa
         hook.get_rate_limits()
 
     assert (sandbox.counts["login"], sandbox.counts["logins"]) == (2, 2)
+
+
+@pytest.mark.parametrize(("newer", "reads"), [(True, 2), (False, 1)])
+def test_a_thread_asks_for_the_connection_where_it_may(
+    hook: ResponsysHook, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, mocker: Any, *, newer: bool, reads: int
+) -> None:
+    """Before Airflow 3.3 two threads that ask the supervisor at once get each other's answers."""
+    monkeypatch.setattr(hooks, "AIRFLOW_V_3_3_PLUS", newer)
+    hook.account()
+    read = mocker.spy(hook, "get_connection")
+    hook.log_in()
+    sandbox.expire_tokens()
+
+    thread = threading.Thread(target=hook.get_rate_limits)
+    thread.start()
+    thread.join(30)
+
+    assert (sandbox.counts["logins"], read.call_count) == (2, reads)
 
 
 def test_every_request_has_an_id_of_its_own(hook: ResponsysHook, sandbox: Sandbox) -> None:
