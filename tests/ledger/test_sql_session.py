@@ -287,3 +287,11 @@ def test_a_driver_without_a_socket_is_told_once(limits: Callable[..., None], cap
 
     [told] = [record.message for record in caplog.records]
     assert "shows no socket" in told
+
+
+@pytest.mark.parametrize("place", ["sqlite"], indirect=True)
+def test_how_long_sqlite_waits_for_another_writer(place: Place, limits: Callable[..., None]) -> None:
+    """As long as the servers wait for a lock."""
+    limits(LOCK_WAIT=7)
+
+    assert place.run("PRAGMA busy_timeout") == 7_000
