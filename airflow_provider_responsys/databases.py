@@ -16,7 +16,17 @@ DRIVERS: Final = ("sqlite3", "psycopg", "psycopg2", "MySQLdb", "pymysql", "mysql
 
 CURSOR_NAME = "responsys"
 
+URL_ONLY = "sqlalchemy_query"
+"""The extra that Airflow's hooks put into SQLAlchemy's address, and not into the connections that they make."""
+
+MISPLACED = f"its extra {URL_ONLY} does not reach the driver: put what it holds into the extras themselves"
+
 log = logging.getLogger(__name__)
+
+
+def is_misplaced(hook: Any) -> bool:
+    """Return whether extras of *hook*'s connection would be ignored: they may demand TLS, or choose a schema."""
+    return bool((getattr(hook, "connection_extra", None) or {}).get(URL_ONLY))
 
 
 def driver_of(connection: Connection) -> str:

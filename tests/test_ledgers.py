@@ -15,6 +15,7 @@ from sqlalchemy import select, text
 
 from airflow_provider_responsys.errors import InvalidSettings, LedgerFailed
 from airflow_provider_responsys.ledger import sql_engine
+from airflow_provider_responsys.ledger.book import passes
 from airflow_provider_responsys.ledger.sql_engine import hook_engine, within
 from airflow_provider_responsys.ledger.sql_schema import Database
 from airflow_provider_responsys.ledger.sql_tables import ledger_table
@@ -124,8 +125,10 @@ def test_an_address_that_says_nothing(connect: Connect, silent_address: int, mon
     monkeypatch.setattr(sql_engine, "CONNECT", 0.5)
     database = connect("postgres", {"host": "127.0.0.1", "port": silent_address, "login": "bob", "schema": "crm"})
 
-    with pytest.raises(LedgerFailed, match="took no connection for 0 s"):
+    with pytest.raises(LedgerFailed, match="took no connection for 0 s") as raised:
         database.prepare(NOW)
+
+    assert passes(raised.value)
 
 
 def test_a_connection_that_comes_too_late_is_closed() -> None:
@@ -211,6 +214,12 @@ def test_extras_that_name_another_driver(connect: Connect, fresh_postgres: dict[
         InvalidSettings, match=r"connects with psycopg, and names postgresql.psycopg2 .*sqlalchemy_scheme"
     ):
         database.prepare(NOW)
+
+
+def test_an_extra_that_would_not_reach_the_driver(connect: Connect, fresh_postgres: dict[str, Any]) -> None:
+    """It is refused: what it demands may be TLS."""
+    with pytest.raises(InvalidSettings, match="'ledger' can't be the ledger: its extra sqlalchemy_query"):
+        connect("postgres", fresh_postgres, sqlalchemy_query={"sslmode": "verify-full"})
 
 
 def test_a_connection_in_a_wrapper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.pool import NullPool
 
-from airflow_provider_responsys.databases import driver_of, use_plain_rows
+from airflow_provider_responsys.databases import MISPLACED, driver_of, is_misplaced, use_plain_rows
 from airflow_provider_responsys.errors import InvalidSettings, LedgerFailed
 
 CONNECT: Final = 20
@@ -42,6 +42,8 @@ def hook_engine(hook: Any, conn_id: str, database: str | None) -> Engine:
     knows. Nothing is opened yet.
     """
     dialect = _dialect(hook, conn_id)
+    if is_misplaced(hook):
+        raise InvalidSettings(f"connection {conn_id!r} can't be the ledger: {MISPLACED}")
     is_file = dialect == "sqlite"
     engine: Engine
 

@@ -146,9 +146,16 @@ def _checks_of(engine: Engine) -> Callable[[Any, Any, Any], None]:
             except Exception as error:
                 # SQLAlchemy then connects anew, as it does for what it asks itself.
                 raise exc.InvalidatePoolError("the database closed an idle connection") from error
-        record.info["watch"] = Watch(connection, TRANSACTION)
+        _watch(record.info, connection, TRANSACTION)
 
     return check_out
+
+
+def _watch(info: dict[Any, Any], connection: Any, seconds: float) -> None:
+    """Watch *connection*, instead of what watches it already."""
+    if earlier := info.get("watch"):
+        earlier.end()
+    info["watch"] = Watch(connection, seconds)
 
 
 def _checked_in(connection: Any, record: Any) -> None:  # noqa: ARG001 -- SQLAlchemy's signature
@@ -186,8 +193,7 @@ def _longest(connection: Connection) -> int:
     asked = connection.get_execution_options().get(LONGEST)
     if asked is None:
         return STATEMENT
-    connection.info["watch"].end()
-    connection.info["watch"] = Watch(connection.connection.dbapi_connection, asked + TRANSACTION - STATEMENT)
+    _watch(connection.info, connection.connection.dbapi_connection, asked + TRANSACTION - STATEMENT)
     return int(asked)
 
 

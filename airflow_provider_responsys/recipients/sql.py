@@ -7,7 +7,15 @@ from contextlib import ExitStack, contextmanager, suppress
 from inspect import GEN_CLOSED, getgeneratorstate
 from typing import Any, Final, Protocol, TypeAlias, cast
 
-from airflow_provider_responsys.databases import Connection, abandon, driver_of, streaming_cursor, use_plain_rows
+from airflow_provider_responsys.databases import (
+    MISPLACED,
+    Connection,
+    abandon,
+    driver_of,
+    is_misplaced,
+    streaming_cursor,
+    use_plain_rows,
+)
 from airflow_provider_responsys.errors import SourceFailed
 from airflow_provider_responsys.recipients.rows import Chunk
 
@@ -73,6 +81,8 @@ _Columns: TypeAlias = Callable[[], Sequence[str]]
 def _connect(hook: Hook, stack: ExitStack) -> Connection:
     """Return a new connection of *hook*, which *stack* ends."""
     try:
+        if is_misplaced(hook):
+            raise ValueError(MISPLACED)  # noqa: TRY301 -- told as all that keeps a connection from opening
         connection = hook.get_conn()
         stack.callback(_quietly, connection.close)
         use_plain_rows(connection)

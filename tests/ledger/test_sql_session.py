@@ -130,6 +130,19 @@ def test_what_has_much_to_delete_says_so(place: Place, limits: Callable[..., Non
 
 
 @on_servers
+def test_a_transaction_that_ended_is_watched_no_more(place: Place, limits: Callable[..., None]) -> None:
+    """Its connection serves the next one, however long that is after."""
+    limits(TRANSACTION=1)
+    Database(place.database._engine)  # a second one on the same engine sets no second watch
+    mine = {"postgresql": "pg_backend_pid()", "mysql": "CONNECTION_ID()"}[place.url.get_backend_name()]
+    number = place.run(f"SELECT {mine}")
+
+    time.sleep(2.0)
+
+    assert place.run(f"SELECT {mine}") == number
+
+
+@on_servers
 def test_a_worker_that_stands_still_in_a_transaction(place: Place, limits: Callable[..., None]) -> None:
     """The server ends its transaction, so that its locks stop no other task."""
     limits(IDLE=1)
@@ -274,3 +287,11 @@ def test_a_driver_without_a_socket_is_told_once(limits: Callable[..., None], cap
 
     [told] = [record.message for record in caplog.records]
     assert "shows no socket" in told
+
+
+@pytest.mark.parametrize("place", ["sqlite"], indirect=True)
+def test_how_long_sqlite_waits_for_another_writer(place: Place, limits: Callable[..., None]) -> None:
+    """As long as the servers wait for a lock."""
+    limits(LOCK_WAIT=7)
+
+    assert place.run("PRAGMA busy_timeout") == 7_000

@@ -370,6 +370,14 @@ def test_extras_that_the_server_can_not_meet(plain_server: PlainServer) -> None:
     assert plain_server.passwords == []
 
 
+def test_an_extra_that_would_not_reach_the_driver(database: Parameters) -> None:
+    """It is refused: what it demands may be TLS."""
+    hook = postgres_hook(database, sqlalchemy_query={"sslmode": "verify-full"})
+
+    with pytest.raises(SourceFailed, match="its extra sqlalchemy_query does not reach"), query(hook, "SELECT 1"):
+        pass
+
+
 @pytest.mark.usefixtures("either_psycopg")
 def test_a_password_in_clear_is_seen(plain_server: PlainServer) -> None:
     """The test itself: where TLS is not demanded, the server gets the password."""
