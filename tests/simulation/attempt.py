@@ -1,7 +1,7 @@
 """One try of a task: the real engine in the real `Run`, one action at a time."""
 
 import math
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib import import_module
@@ -200,6 +200,8 @@ class Attempt:
     """How often each batch was posted, without what was refused."""
     phase: str = "begins"
     ledger: Ledger | None = None
+    ledger_state: Hashable = None
+    """What the ledger remembers, as a state of the world has it: nothing but a step changes it."""
     reads: Rows | None = None
     resumed: Resumed | None = None
     answer: ResponsysError | BaseException | str = ""
@@ -247,7 +249,7 @@ class Attempt:
 
     def step(self) -> None:
         """Take the next action."""
-        self.until = None
+        self.until = self.ledger_state = None
         try:
             if self.phase == "begins":
                 self._begin()

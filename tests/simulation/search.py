@@ -64,7 +64,7 @@ def by_chance(seeds: Iterable[int], parts: Parts = REAL, setup: Setup | None = N
     return next(_found(seeds, parts, setup), None)
 
 
-def simplest(seeds: Iterable[int], parts: Parts, setup: Setup | None = None, enough: int = 4) -> Found | None:
+def simplest(seeds: Iterable[int], parts: Parts, setup: Setup | None = None, enough: int = 2) -> Found | None:
     """Return the shortest story of *enough* schedules of *seeds* that break a rule: shrinking one may get stuck."""
     found = islice(_found(seeds, parts, setup), enough)
     return min(found, key=lambda each: (sum(map(bool, each.script)), len(each.script)), default=None)

@@ -57,9 +57,17 @@ def _attempt(attempt: "Attempt", now: float) -> Hashable:
         attempt.instants,
         attempt.engine and _engine(attempt.engine, now),
         attempt.run and _run(attempt.run),
-        attempt.ledger and _ledger(attempt.ledger),
+        attempt.ledger and _ledger_of(attempt),
         attempt.resumed and _resumed(attempt.resumed),
     )
+
+
+def _ledger_of(attempt: "Attempt") -> Hashable:
+    if attempt.world.suspended:  # perhaps in the middle of a step
+        return _ledger(attempt.ledger)
+    if attempt.ledger_state is None:
+        attempt.ledger_state = _ledger(attempt.ledger)
+    return attempt.ledger_state
 
 
 def _resumed(resumed: Resumed) -> Hashable:
@@ -139,8 +147,8 @@ def _ledger(ledger: object) -> Hashable:
     return type(ledger).__name__, tuple([_value(value) for name, value in vars(ledger).items() if name not in LEFT_OUT])
 
 
-LEFT_OUT = frozenset(("_world", "_attempt", "_prefix", "_retries", "_on_clear"))
-"""What a ledger holds, and does not remember, or what is the same for all of a task."""
+LEFT_OUT = frozenset(("_world", "_attempt", "_prefix", "_retries", "_on_clear", "_people"))
+"""What a ledger holds, and does not remember; what is the same for all of a task; what it only need not read again."""
 
 PLAIN = frozenset((type(None), str, int, float, bytes, bool))
 """Types of values that are compared as they are."""
