@@ -25,10 +25,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from tests.faults import api as apis
 from tests.faults import home as homes
 from tests.faults.home import Child
 from tests.faults.ledgers import LedgerPlace, places
-from tests.faults.scenarios import GROUPS, NAIVE, POSTGRES, STORES, Scenario, everything, scenario
+from tests.faults.scenario import NAIVE, POSTGRES, STORES, Scenario
+from tests.faults.scenarios import GROUPS, everything, scenario
 from tests.faults.verdict import Line, Verdict, table
 
 WHOLE, WITH_SCHEDULER = "whole Airflow", "with its scheduler"
@@ -37,6 +39,7 @@ LANES = 4
 
 FORKED_WITH = (
     "airflow.api_fastapi.execution_api.app",
+    "airflow.providers.common.io.state_store.backend",
     "airflow.sdk.execution_time.task_runner",
     "airflow_provider_responsys.ledger.sql",
     "airflow_provider_responsys.operators",
@@ -45,7 +48,7 @@ FORKED_WITH = (
     "airflow_provider_responsys.sensors",
     "airflow_provider_responsys.transport.aio",
     "airflow_provider_responsys.transport.sync",
-    "tests.faults.conduct",
+    "tests.faults.happenings",
 )
 """What takes long to import, and every process needs."""
 
@@ -111,9 +114,9 @@ def started(folder: Path, stores: set[str]) -> Iterator[tuple[str, dict[str, Led
     url = homes.settle_in(folder)
     with postgres(POSTGRES in stores) as server:
         prepare(folder)
-        api = homes.serve_api(folder, url)
+        api = apis.serve_api(folder, url)
         try:
-            homes.wait_for(url, api, folder / "api.log")
+            apis.wait_for(url, api, folder / "api.log")
             yield url, places(folder, server)
         finally:
             api.stop()

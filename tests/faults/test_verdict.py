@@ -2,8 +2,9 @@
 
 import pytest
 
-from tests.faults.scenarios import GROUPS, STORES, scenario
-from tests.faults.verdict import Line, Verdict, judge_naive, judge_push, judge_wait, lost_answers, table
+from tests.faults.scenario import STORES
+from tests.faults.scenarios import GROUPS, scenario
+from tests.faults.verdict import BATCH, Line, Verdict, judge_naive, judge_push, judge_wait, lost_answers, table
 
 NOBODY = {"accepted": 0, "rejected": 0, "in_doubt": 0, "not_sent": 0, "withheld": 0, "duplicate": 0, "invalid": 0}
 
@@ -15,7 +16,7 @@ def report(**buckets: int) -> dict[str, int]:
 
 def judged(times: list[int], told: dict[str, int] | None, *, interruptions: int = 0, people: int = 500) -> Verdict:
     """Return what is said of *people* who were pushed so many *times*."""
-    return judge_push(people, times, told, interruptions=interruptions, in_flight=1)
+    return judge_push(people, times, told, bound=interruptions * BATCH)
 
 
 @pytest.mark.parametrize(
