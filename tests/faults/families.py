@@ -122,6 +122,8 @@ WITH = ("", "a stop", "a timeout", "a kill")
 def _brown_outs(seed: int, chance: random.Random, store: str) -> Drawn:
     what, beside = _turn(BROWN_OUTS, seed), WITH[seed // len(BROWN_OUTS) % len(WITH)]
     tokens, dripped = what == BROWN_OUTS[-1], what == BROWN_OUTS[-2]
+    if tokens:
+        beside = beside or "a stop"  # without an end, the login's limit is waited for
     share = chance.uniform(0.3, 0.6)
     if dripped:
         # Longer than an exchange may take, though each byte comes in time.
@@ -176,7 +178,7 @@ def _stalls(seed: int, chance: random.Random, store: str) -> Drawn:
     }[what]
     plant = Plant("in a transaction of the ledger", nth + 1, event=event) if event == "zombie" else Plant(point, nth)
     if event == "drop idle":
-        plant = Plant("between batches", nth)
+        plant = chance.choice((Plant("after the record of the try"), Plant(point, nth), Plant("between batches", nth)))
     return {
         "what": what,
         "batches": chance.randint(4, 6),

@@ -11,7 +11,8 @@ CERTAINLY_NOT = frozenset({"SERVICE_UNAVAILABLE", "UNABLE_TO_SUBMIT_ASYNC_REQUES
 POLL_ONLY = frozenset({"endless", "purged", "expired", "unknown_status", "row_missing", "row_too_many"})
 
 DOUBT_SHARE = 0.15
-"""The share of a send's recipients that may be in doubt before it stops, where the operator is told nothing."""
+"""The share of a send's recipients that may be in doubt when it stops, where the operator is told nothing:
+1,200 of 8,000."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +46,13 @@ def lost_answers(faults: Mapping[str, int]) -> int:
 def doubt_budget(people: int, in_flight: int, *, silent: bool) -> int:
     """Return how many of *people* may be in doubt when a send has stopped for too many doubts.
 
-    It has a floor of one window, which is what may be in flight at once. Losses
-    that are *silent*, noticed only when an answer is late, may add what is in
-    flight when the budget is reached.
+    In a small send that is one window, which is what may be in flight at once, and
+    another one that is in flight when the first is lost. Losses that are *silent*,
+    noticed only when an answer is late, may add what is in flight in any send.
     """
     window = in_flight * BATCH
-    return max(int(people * DOUBT_SHARE), window) + (window if silent else 0)
+    whole_batches = -(-people // BATCH) * BATCH
+    return max(int(whole_batches * DOUBT_SHARE), 2 * window) + (window if silent else 0)
 
 
 def judge_push(
