@@ -14,23 +14,15 @@ from typing import Any
 
 from airflow.sdk.execution_time.supervisor import supervise_task
 
-from tests.faults.api import late_writes, outage, plan_late, raise_flag
+from tests.faults.api import outage, plan_late, raise_flag
+from tests.faults.happenings import BETWEEN, MEETINGS
 from tests.faults.home import Child, Server
+from tests.faults.judging import judge
 from tests.faults.ledgers import LedgerPlace
 from tests.faults.planted import LEDGER, Plant, Told, plant
-from tests.faults.scenario import EXTERNAL, IN_AIRFLOW, MAY_CLOSE, MAY_STOP, NAIVE, TIMEOUT, Kill, Scenario
+from tests.faults.scenario import EXTERNAL, MAY_CLOSE, NAIVE, TIMEOUT, Kill, Scenario
 from tests.faults.scheduling import Deferred, Launch, Over, Scheduler
-from tests.faults.verdict import (
-    BATCH,
-    Verdict,
-    doubt_budget,
-    judge_closed,
-    judge_naive,
-    judge_push,
-    judge_wait,
-    lost_answers,
-    report_problem,
-)
+from tests.faults.verdict import Verdict, report_problem
 
 RUN_WITHIN = 120.0
 """Seconds after which a run that has not ended is taken for one that never will."""
@@ -86,7 +78,7 @@ class Conductor:
         """Pushes before a restart."""
         self.pushed_when_lost: int | None = None
         self.cleared = False
-        self._attempts: Counter[str] = Counter()
+        self.attempts: Counter[str] = Counter()
         self._ended: Counter[str] = Counter()
         self._children: list[Child] = []
         self._at_end_done = False
@@ -110,7 +102,7 @@ class Conductor:
                 plan_late(self.url, self.run_id, scenario.late)
             self.scheduler.begin(scenario.dag, self.run_id)
             self._lead()
-            return self._judge()
+            return judge(self)
         except Stuck as stuck:
             return Verdict(problem=f"does not end: {stuck}")
         finally:
@@ -140,7 +132,7 @@ class Conductor:
                     self._at_end_done = True
                     raise_flag(self.url, self.run_id, "over")
                     for what in self.scenario.at_end:
-                        happen(self, what)
+                        BETWEEN[what](self)
                 case None:
                     time.sleep(0.01)
 
@@ -156,8 +148,8 @@ class Conductor:
     def start(self, launch: Launch) -> Attempt:
         """Start an attempt."""
         scenario = self.scenario
-        self._attempts[launch.task_id] += 1
-        number = self._attempts[launch.task_id]
+        self.attempts[launch.task_id] += 1
+        number = self.attempts[launch.task_id]
         plants = [
             replace(each, meet=str(self.folder / f"meet-{launch.task_id}-{number}-{place}") if each.event else "")
             for place, each in enumerate(scenario.plants.get((launch.task_id, number), ()))
@@ -228,7 +220,7 @@ class Conductor:
                 kill = None
             for met in [each for each in to_meet if Path(f"{each.meet}.at").exists()]:
                 to_meet.remove(met)
-                meet(self, attempt, met)
+                MEETINGS[met.event](self, attempt, met)
             if attempt.stopped_at and time.monotonic() - attempt.stopped_at > STOP_WITHIN:
                 self.kill_task(attempt)
                 attempt.stopped_at = None
@@ -254,7 +246,7 @@ class Conductor:
             self._check_report(attempt)
         if task_id == "push":
             for what in self.scenario.between.get(self._ended[task_id], ()):
-                happen(self, what)
+                BETWEEN[what](self)
 
     def _check_report(self, attempt: Attempt) -> None:
         """Note what is wrong with the report that a try left, which came to its end."""
@@ -309,8 +301,8 @@ class Conductor:
         if self.scenario.what == "cleared while deferred" and not self.cleared:
             self.clear(deferred.task_id)
             return
-        self._attempts["trigger"] += 1
-        number = self._attempts["trigger"]
+        self.attempts["trigger"] += 1
+        number = self.attempts["trigger"]
         planted = self.scenario.plants.get(("trigger", number), ())
         answer = self.folder / f"event-{number}"
 
@@ -376,89 +368,6 @@ class Conductor:
             sums.update(counts)
         return dict(sums) if found else None
 
-    def _xcom(self, task_id: str, key: str) -> Any:
+    def xcom(self, task_id: str, key: str) -> Any:
+        """Return what a task pushed, or None."""
         return next(iter(self.scheduler.xcoms(self.scenario.dag, self.run_id, task_id, key).values()), None)
-
-    # The end
-
-    def _judge(self) -> Verdict:
-        scenario = self.scenario
-        times = self.pushes()
-        if scenario.store == NAIVE:
-            return judge_naive(scenario.people, times)
-        verdict = self._judge_push(times)
-        wrong = [*self.problems, *self._what_else(times)]
-        if scenario.dag == "push_and_wait" and not verdict.problem:
-            wrong.append(self._judge_wait())
-        return replace(verdict, problem="; ".join(filter(None, (verdict.problem, *wrong))))
-
-    def _judge_push(self, times: list[int]) -> Verdict:
-        scenario, report = self.scenario, self.report()
-        failed = self.scheduler.failed(scenario.dag, self.run_id, "push")
-        if scenario.ends == MAY_CLOSE and (failed or self.pushed_when_lost is not None):
-            return judge_closed(times, report)
-        faults = self.faults_so_far()
-        people = scenario.people
-        if scenario.shards and report:
-            people = report["read"]  # a recipient whom two shards have read is counted by both
-        elif scenario.forgiven:
-            people = max(people, len(times))
-        return judge_push(
-            people,
-            times,
-            report,
-            bound=self._bound(faults),
-            expired=faults["expired"],
-            may_stop=scenario.ends == MAY_STOP,
-        )
-
-    def _bound(self, faults: Counter[str]) -> int:
-        """Return how many may be in doubt."""
-        scenario = self.scenario
-        lost = lost_answers(faults) if any(fault.on == "push" for fault in scenario.faults) else 0
-        window = scenario.in_flight * BATCH
-        bound = (self.interruptions + lost) * window
-        if not scenario.budget:
-            return bound
-        budget = doubt_budget(scenario.people, scenario.in_flight, silent=scenario.silent)
-        return min(bound, budget + self.interruptions * window)
-
-    def _what_else(self, times: list[int]) -> list[str]:
-        """Return what else must not be."""
-        scenario, wrong = self.scenario, []
-        if self.pushed_when_lost is not None and sum(times) != self.pushed_when_lost:
-            wrong.append("sent on without its record")
-        late = late_writes(self.url, self.run_id) if scenario.late else {}
-        struck = late["late"] + late["held"] if scenario.late and scenario.store in IN_AIRFLOW else self.interruptions
-        if scenario.strikes and not struck:
-            wrong.append("its plant was never reached")
-        if scenario.one_attempt and self._attempts["push"] > 1:
-            wrong.append(f"it took {self._attempts['push']} attempts")
-        refused = self.sandbox.ask("report")["refusals"].get("INVALID_USER_NAME_PASSWORD", 0)
-        if refused > 1:
-            wrong.append(f"{refused} logins with one wrong password")
-        return wrong
-
-    def _judge_wait(self) -> str:
-        scenario, report = self.scenario, self.report()
-        if not report:
-            return ""
-        # The task state store does not tell the sensor how many recipients each request had.
-        guessed = scenario.store in IN_AIRFLOW
-        too_many = sum(fault.kind == "row_too_many" for fault in scenario.faults) if guessed else 0
-        ids, told = self._xcom("push", "request_ids"), self._xcom("wait", "return_value")
-        return judge_wait(ids, report["accepted"], told, too_many=too_many)
-
-
-def happen(conductor: Conductor, what: str) -> None:
-    """Do *what* between two attempts, or at the end."""
-    from tests.faults.happenings import BETWEEN  # noqa: PLC0415 -- the two files need each other
-
-    BETWEEN[what](conductor)
-
-
-def meet(conductor: Conductor, attempt: Attempt, met: Plant) -> None:
-    """Do what the *met* plant is there for."""
-    from tests.faults.happenings import MEETINGS  # noqa: PLC0415 -- the same
-
-    MEETINGS[met.event](conductor, attempt, met)

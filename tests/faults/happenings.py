@@ -13,15 +13,18 @@ from contextlib import redirect_stdout
 from datetime import timedelta
 from io import StringIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import requests
 
 from tests.faults.api import outage
-from tests.faults.conduct import Attempt, Conductor
 from tests.faults.home import Child
 from tests.faults.planted import LEDGER, Plant
 from tests.faults.scenario import EXTERNAL
 from tests.faults.scheduling import Launch
+
+if TYPE_CHECKING:
+    from tests.faults.conduct import Attempt, Conductor
 
 ZOMBIE_WAKES = 0.4
 """Seconds after its retry has started."""
@@ -42,14 +45,14 @@ def _go_on(met: Plant) -> None:
 # At a meeting
 
 
-def _clear_running(run: Conductor, attempt: Attempt, met: Plant) -> None:
+def _clear_running(run: "Conductor", attempt: "Attempt", met: Plant) -> None:
     run.interruptions += 1
     attempt.replaced = True
     run.clear("push")
     _go_on(met)
 
 
-def _break_down(run: Conductor, attempt: Attempt, met: Plant) -> None:
+def _break_down(run: "Conductor", attempt: "Attempt", met: Plant) -> None:
     """Take the ledger away until the attempt has ended."""
     run.interruptions += 1
     if run.ledger:
@@ -59,7 +62,7 @@ def _break_down(run: Conductor, attempt: Attempt, met: Plant) -> None:
     _go_on(met)
 
 
-def _outlive(run: Conductor, attempt: Attempt, met: Plant) -> None:
+def _outlive(run: "Conductor", attempt: "Attempt", met: Plant) -> None:
     """Freeze the attempt until its heartbeat is missed, start its retry, and let both run."""
     retry = _freeze(run, attempt)
     time.sleep(ZOMBIE_WAKES)
@@ -67,13 +70,13 @@ def _outlive(run: Conductor, attempt: Attempt, met: Plant) -> None:
     run.attend(retry)
 
 
-def _come_late(run: Conductor, attempt: Attempt, met: Plant) -> None:
+def _come_late(run: "Conductor", attempt: "Attempt", met: Plant) -> None:
     """Freeze the attempt until its retry has ended."""
     run.attend(_freeze(run, attempt))
     _wake(attempt, met)
 
 
-def _freeze(run: Conductor, attempt: Attempt) -> Attempt:
+def _freeze(run: "Conductor", attempt: "Attempt") -> "Attempt":
     """Freeze the attempt until its heartbeat is missed; start its retry."""
     run.interruptions += 1
     attempt.replaced = True
@@ -86,19 +89,19 @@ def _freeze(run: Conductor, attempt: Attempt) -> Attempt:
     return run.start(step)
 
 
-def _wake(attempt: Attempt, met: Plant) -> None:
+def _wake(attempt: "Attempt", met: Plant) -> None:
     attempt.supervisor.signal(signal.SIGCONT)
     _go_on(met)
 
 
-def _snapshot(run: Conductor, _attempt: Attempt, met: Plant) -> None:
+def _snapshot(run: "Conductor", _attempt: "Attempt", met: Plant) -> None:
     assert run.ledger
     run.ledger.snapshot()
     _go_on(met)
 
 
 def _put_back_meanwhile(*, end_connections: bool) -> "Meeting":
-    def put_back(run: Conductor, _attempt: Attempt, met: Plant) -> None:
+    def put_back(run: "Conductor", _attempt: "Attempt", met: Plant) -> None:
         assert run.ledger
         run.interruptions += 1
         run.ledger.put_back(end_connections=end_connections)
@@ -110,7 +113,7 @@ def _put_back_meanwhile(*, end_connections: bool) -> "Meeting":
 def _stall(begin: str, *, stop: bool) -> "Meeting":
     """Let the ledger stall as its method *begin* does it: for a while, or until the attempt was told to *stop*."""
 
-    def stall(run: Conductor, attempt: Attempt, met: Plant) -> None:
+    def stall(run: "Conductor", attempt: "Attempt", met: Plant) -> None:
         end: Callable[[], None] = getattr(run.ledger, begin)()
         run.interruptions += 1
         _go_on(met)
@@ -124,7 +127,7 @@ def _stall(begin: str, *, stop: bool) -> "Meeting":
     return stall
 
 
-def _drop_idle(run: Conductor, _attempt: Attempt, met: Plant) -> None:
+def _drop_idle(run: "Conductor", _attempt: "Attempt", met: Plant) -> None:
     assert run.ledger
     run.ledger.end_connections()
     _go_on(met)
@@ -133,7 +136,7 @@ def _drop_idle(run: Conductor, _attempt: Attempt, met: Plant) -> None:
 def _settle(*, then_kill: bool) -> "Meeting":
     """Settle every batch in doubt as not sent, while a request is out: that must be refused."""
 
-    def settle(run: Conductor, attempt: Attempt, met: Plant) -> None:
+    def settle(run: "Conductor", attempt: "Attempt", met: Plant) -> None:
         _at_the_command_line(run, _settle_all)
         if then_kill:
             run.interruptions += 1
@@ -143,7 +146,7 @@ def _settle(*, then_kill: bool) -> "Meeting":
     return settle
 
 
-def _forget(run: Conductor, _attempt: Attempt, met: Plant) -> None:
+def _forget(run: "Conductor", _attempt: "Attempt", met: Plant) -> None:
     """Erase one recipient who was pushed."""
     first, *_ = sorted(key[2] for *key, _ in run.sandbox.ask("pushes"))
     _at_the_command_line(
@@ -152,7 +155,7 @@ def _forget(run: Conductor, _attempt: Attempt, met: Plant) -> None:
     _go_on(met)
 
 
-def _prune(run: Conductor, _attempt: Attempt, met: Plant) -> None:
+def _prune(run: "Conductor", _attempt: "Attempt", met: Plant) -> None:
     """Remove every send."""
 
     def prune(_: str) -> None:
@@ -171,7 +174,7 @@ def _prune(run: Conductor, _attempt: Attempt, met: Plant) -> None:
 # At the command line
 
 
-def _at_the_command_line(run: Conductor, work: Callable[[str], None]) -> None:
+def _at_the_command_line(run: "Conductor", work: Callable[[str], None]) -> None:
     """Let a process of its own do *work* with the ledger, given the send's key."""
     environment = run.environment([], 1, run.folder / "nowhere")
     send_key = f"{run.scenario.dag}/push/{run.run_id}"
@@ -208,11 +211,11 @@ def _cli(*arguments: str) -> None:
 # Between two attempts, and at the end
 
 
-def _clean(run: Conductor) -> None:
+def _clean(run: "Conductor") -> None:
     run.scheduler.clean()
 
 
-def _lose(run: Conductor) -> None:
+def _lose(run: "Conductor") -> None:
     """Lose the record: from now on nothing may be sent."""
     if run.ledger:
         run.ledger.lose()
@@ -223,31 +226,31 @@ def _lose(run: Conductor) -> None:
     run.pushed_when_lost = sum(run.pushes())
 
 
-def _drop_xcoms(run: Conductor) -> None:
+def _drop_xcoms(run: "Conductor") -> None:
     run.scheduler.drop_xcoms(run.run_id)
 
 
-def _clear(run: Conductor) -> None:
+def _clear(run: "Conductor") -> None:
     run.clear("push")
 
 
-def _clear_failed(run: Conductor) -> None:
+def _clear_failed(run: "Conductor") -> None:
     run.clear("push", only_failed=True)
 
 
-def _put_back(run: Conductor) -> None:
+def _put_back(run: "Conductor") -> None:
     assert run.ledger
     run.ledger.put_back(end_connections=False)
 
 
-def _heal(run: Conductor) -> None:
+def _heal(run: "Conductor") -> None:
     """Let the brown-out be over."""
     run.faults = run.faults_so_far()
     for what, value in (("faults", []), ("settings", HEALTHY)):
         requests.post(f"{run.sandbox.url}/sandbox/{what}", json=value, timeout=10).raise_for_status()
 
 
-Meeting = Callable[[Conductor, Attempt, Plant], None]
+Meeting = Callable[["Conductor", "Attempt", Plant], None]
 
 MEETINGS: Mapping[str, Meeting] = {
     "clear": _clear_running,
@@ -267,7 +270,7 @@ MEETINGS: Mapping[str, Meeting] = {
     "forget": _forget,
     "prune": _prune,
 }
-BETWEEN: Mapping[str, Callable[[Conductor], None]] = {
+BETWEEN: Mapping[str, Callable[["Conductor"], None]] = {
     "clean": _clean,
     "lose": _lose,
     "xcoms": _drop_xcoms,
