@@ -12,12 +12,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from airflow.sdk.api import client
 from airflow.sdk.execution_time.supervisor import supervise_task
 
 from tests.faults.api import outage, plan_late, raise_flag
 from tests.faults.happenings import BETWEEN, MEETINGS
 from tests.faults.home import Child, Server
 from tests.faults.judging import judge
+from tests.faults.late import CLIENT_GIVES_UP
 from tests.faults.ledgers import LedgerPlace
 from tests.faults.planted import LEDGER, Plant, Told, plant
 from tests.faults.scenario import EXTERNAL, MAY_CLOSE, NAIVE, TIMEOUT, Kill, Scenario
@@ -162,6 +164,8 @@ class Conductor:
         workload = launch.workload
 
         def supervise() -> int:
+            if any(late.silent for late in scenario.late):
+                client.API_TIMEOUT = CLIENT_GIVES_UP
             return supervise_task(
                 ti=workload.ti,  # type: ignore[arg-type]  # Airflow's executors pass the same
                 bundle_info=workload.bundle_info,

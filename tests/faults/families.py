@@ -2,12 +2,12 @@
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from airflow_provider_responsys.sandbox import Fault
 from tests.faults.late import Late
 from tests.faults.planted import PUSH_POINTS, Plant
 from tests.faults.scenario import (
-    IN_AIRFLOW,
     IN_SQL,
     MAY_CLOSE,
     MAY_STOP,
@@ -39,12 +39,13 @@ LATE = (
     "again, though it was done",
     "several, out of order",
     "of what a restart forgot",
+    "far behind, without any other fault",
 )
 
 
 def _late(seed: int, chance: random.Random, _store: str) -> Drawn:
     what = _turn(LATE, seed)
-    nth, soon = chance.randint(2, 6), chance.randint(1, 4)
+    nth, soon = chance.randint(2, 4), chance.randint(1, 4)
     late = {
         "after its repeat": [Late(nth, writes=soon)],
         "when the worker is dead": [Late(nth, after="ended 1", writes=0)],
@@ -54,18 +55,20 @@ def _late(seed: int, chance: random.Random, _store: str) -> Drawn:
         "again, though it was done": [Late(nth, after=chance.choice(("", "ended 1")), writes=soon, now=True)],
         "several, out of order": [
             Late(each, chance.choice(("", "ended 1", "over")), chance.randint(0, 5), now=chance.random() < 0.5)
-            for each in range(2, 14, 3)
+            for each in range(2, 12, 3)
         ],
         "of what a restart forgot": [Late(chance.choice((1, nth)), after="over", writes=soon)],
+        "far behind, without any other fault": [Late(nth + soon, writes=chance.randint(25, 32))],
     }[what]
-    restarts = what == "of what a restart forgot"
-    killed = Plant(chance.choice(("between batches", "after the intent")), nth=chance.randint(4, 6))
-    dies = what in ("when the worker is dead", "when the retry has begun") or chance.random() < 0.5
+    restarts, far = what == "of what a restart forgot", what == "far behind, without any other fault"
+    killed = Plant(chance.choice(("between batches", "after the intent")), nth=chance.randint(5, 7))
+    dies = what in ("when the worker is dead", "when the retry has begun") or (not far and chance.random() < 0.5)
     return {
         "what": f"late: {what}",
-        "batches": chance.randint(7, 10),
-        "in_flight": chance.randint(1, 2),
-        "late": late,
+        "batches": 40 if far else chance.randint(9, 12),
+        "in_flight": 1 if far else chance.randint(1, 2),
+        # The client gives up by itself, or a gateway before the API server does.
+        "late": [replace(each, silent=chance.random() < 0.3 and not each.answered) for each in late],
         "plants": {("push", 2 if restarts else 1): [killed]} if dies or restarts else {},
         "at_end": ["clear"],
         "on_clear": "restart" if restarts else "resume",
@@ -124,7 +127,7 @@ def _brown_outs(seed: int, chance: random.Random, store: str) -> Drawn:
     tokens, dripped = what == BROWN_OUTS[-1], what == BROWN_OUTS[-2]
     if tokens:
         beside = beside or "a stop"  # without an end, the login's limit is waited for
-    share = chance.uniform(0.3, 0.6)
+    share = chance.uniform(0.3, 0.5)
     if dripped:
         # Longer than an exchange may take, though each byte comes in time.
         faults = [Fault("push", "slow", nth=(chance.randint(2, 8), chance.randint(9, 14)), seconds=6.0)]
@@ -132,18 +135,21 @@ def _brown_outs(seed: int, chance: random.Random, store: str) -> Drawn:
         faults = []
     else:
         kind, when = what.split()
-        faults = [Fault("push", kind, when=when, probability=share)]
+        # Where each lost one is followed by one that comes through, nothing looks like an outage.
+        every_second = Fault("push", kind, when=when, every=2)
+        faults = [every_second if seed % 2 == 0 or seed % 5 == 0 else Fault("push", kind, when=when, probability=share)]
     kills = {"a stop": Kill(chance.uniform(1.2, 2.2), "stop"), "a kill": Kill(chance.uniform(1.2, 2.2), "task")}
     return {
         "what": f"{what}, with {beside}" if beside else what,
         "batches": 40 if seed % 3 == 0 and store != NAIVE else chance.randint(10, 20),
-        "in_flight": chance.randint(1, 4),
+        "in_flight": chance.randint(1, 3),
         "latency": chance.uniform(0.02, 0.15),
         "faults": faults,
         "sandbox": {"token_lifetime": 0.3, "login_limit": 2} if tokens else {},
         "kills": {("push", 1): kills[beside]} if beside in kills else {},
         "execution_timeout": chance.uniform(2.5, 4.0) if beside == "a timeout" else None,
-        "between": {1: ["heal"]},
+        # The budget is one for all tries.
+        "between": {1 if tokens or dripped else 3: ["heal"]},
         "budget": True,
         "silent": dripped,
         # A request that was refused for its token waits for a login, and is not out.
@@ -263,7 +269,7 @@ def _by_hand(what: str, chance: random.Random) -> Drawn:
 
 
 GROUPS: Mapping[str, tuple[Drawer, Sequence[str]]] = {
-    "late store writes": (_late, IN_AIRFLOW),
+    "late store writes": (_late, STORES),
     "put back": (_put_back, IN_SQL),
     "brown-outs": (_brown_outs, (*STORES, NAIVE)),
     "stalls": (_stalls, IN_SQL),

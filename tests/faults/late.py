@@ -14,6 +14,9 @@ from typing import Any
 BACKEND = "tests.faults.late_backend.LateBackend"
 """What the API server keeps the task state in, as ``[state_store] backend``."""
 
+CLIENT_GIVES_UP = 1.0
+"""Seconds that a client waits for an answer where one may be lost in silence; Airflow's default are five."""
+
 PATIENCE = 20
 """How often a late write is tried: a SQLite database refuses whom another writer was faster than."""
 
@@ -28,7 +31,8 @@ class Late:
     It is done later, when the flag *after* has been raised ("" stands from the
     start) and *writes* further writes were done. It is done at once as well if
     *now*. Its answer is lost, so that the client repeats it, unless *answered*:
-    then the late copy is one that a gateway has made.
+    then the late copy is one that a gateway has made. A lost answer is an error of
+    a gateway, or, if *silent*, none at all: the client gives up by itself.
     """
 
     nth: int
@@ -36,6 +40,7 @@ class Late:
     writes: int = 1
     now: bool = False
     answered: bool = False
+    silent: bool = False
 
 
 @dataclass(slots=True)
@@ -71,7 +76,11 @@ class RunWrites:
 
 
 class LostAnswer(Exception):
-    """The client gets no answer to this write."""
+    """The client gets no answer to this write, or, if it is not *silent*, an error."""
+
+    def __init__(self, *, silent: bool) -> None:
+        super().__init__()
+        self.silent = silent
 
 
 class Writes:
@@ -120,10 +129,10 @@ class Writes:
                     held.write(session)
             if late:
                 run.held.append(Held(late, write, late.writes))
-        if late and late.now and not answered:
-            self._do(write)
-        if not answered:
-            raise LostAnswer
+        if late and not answered:
+            if late.now:
+                self._do(write)
+            raise LostAnswer(silent=late.silent)
 
     def _do(self, write: Write) -> None:
         """Do *write* in a transaction of its own."""

@@ -1,5 +1,6 @@
 """Airflow's own task state backend, in which writes can be late. The API server alone imports it."""
 
+import time
 from functools import partial
 from typing import Any
 
@@ -7,7 +8,7 @@ from airflow.state.metastore import MetastoreBackend
 from fastapi import HTTPException
 
 from airflow_provider_responsys.progress import PUSH, WAIT
-from tests.faults.late import WRITES, LostAnswer, Write
+from tests.faults.late import CLIENT_GIVES_UP, WRITES, LostAnswer, Write
 
 NOTES = (PUSH, WAIT)
 """Keys that are for people alone: nothing happens to them."""
@@ -34,5 +35,7 @@ class LateBackend(MetastoreBackend):
             return
         try:
             WRITES.take(scope.run_id, partial(write), session)
-        except LostAnswer:
+        except LostAnswer as lost:
+            if lost.silent:
+                time.sleep(2 * CLIENT_GIVES_UP)
             raise HTTPException(GATEWAY_TIMEOUT, "no answer in time") from None
