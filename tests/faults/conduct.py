@@ -1,6 +1,7 @@
 """One run, from its first attempt to its end: attempts are started, killed, and followed by the next."""
 
 import json
+import math
 import os
 import re
 import signal
@@ -21,7 +22,7 @@ from tests.faults.home import Child, Server
 from tests.faults.judging import judge
 from tests.faults.late import CLIENT_GIVES_UP
 from tests.faults.ledgers import LedgerPlace
-from tests.faults.planted import LEDGER, Plant, Told, plant
+from tests.faults.planted import LEDGER, Plant, Told, begun, plant
 from tests.faults.scenario import EXTERNAL, MAY_CLOSE, NAIVE, TIMEOUT, Kill, Scenario
 from tests.faults.scheduling import Deferred, Launch, Over, Scheduler
 from tests.faults.verdict import Verdict, report_problem
@@ -46,9 +47,19 @@ class Attempt:
     done: Path
     """There when ``execute`` has come to its end."""
     began: float = field(default_factory=time.monotonic)
+    executing: float | None = None
     killed: bool = False
     replaced: bool = False
     stopped_at: float | None = None
+
+
+def _since(attempt: Attempt, kill: Kill) -> float:
+    """Return when the delay of *kill* began: a stop is the sender's to notice, so its delay begins with ``execute``."""
+    if kill.whom == "stop" and attempt.executing is None:
+        if not begun(attempt.done).exists():
+            return math.inf
+        attempt.executing = time.monotonic()
+    return attempt.executing if kill.whom == "stop" and attempt.executing else attempt.began
 
 
 class Stuck(Exception):
@@ -132,7 +143,8 @@ class Conductor:
                     if self._at_end_done:
                         return
                     self._at_end_done = True
-                    raise_flag(self.url, self.run_id, "over")
+                    if self.scenario.late:
+                        raise_flag(self.url, self.run_id, "over")
                     for what in self.scenario.at_end:
                         BETWEEN[what](self)
                 case None:
@@ -219,7 +231,7 @@ class Conductor:
         to_meet = [each for each in attempt.plants if each.event]
         while not attempt.supervisor.ended():
             self.check_time(f"attempt {attempt.number} of {attempt.launch.task_id} runs on")
-            if kill and time.monotonic() - attempt.began >= kill.delay:
+            if kill and time.monotonic() >= _since(attempt, kill) + kill.delay:
                 self._kill(attempt, kill)
                 kill = None
             for met in [each for each in to_meet if Path(f"{each.meet}.at").exists()]:

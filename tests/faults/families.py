@@ -138,14 +138,14 @@ def _brown_outs(seed: int, chance: random.Random, store: str) -> Drawn:
         # Where each lost one is followed by one that comes through, nothing looks like an outage.
         every_second = Fault("push", kind, when=when, every=2)
         faults = [every_second if seed % 2 == 0 or seed % 5 == 0 else Fault("push", kind, when=when, probability=share)]
-    kills = {"a stop": Kill(chance.uniform(1.2, 2.2), "stop"), "a kill": Kill(chance.uniform(1.2, 2.2), "task")}
+    kills = {"a stop": Kill(chance.uniform(0.6, 1.4), "stop"), "a kill": Kill(chance.uniform(1.2, 2.2), "task")}
     return {
         "what": f"{what}, with {beside}" if beside else what,
         "batches": 40 if seed % 3 == 0 and store != NAIVE else chance.randint(10, 20),
-        "in_flight": chance.randint(1, 3),
-        "latency": chance.uniform(0.02, 0.15),
+        "in_flight": chance.randint(2 if tokens else 1, 3),
+        "latency": chance.uniform(0.05, 0.15),
         "faults": faults,
-        "sandbox": {"token_lifetime": 0.3, "login_limit": 2} if tokens else {},
+        "sandbox": {"token_lifetime": 0.25, "login_limit": 1} if tokens else {},
         "kills": {("push", 1): kills[beside]} if beside in kills else {},
         "execution_timeout": chance.uniform(2.5, 4.0) if beside == "a timeout" else None,
         # The budget is one for all tries.

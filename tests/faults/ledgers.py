@@ -3,7 +3,7 @@
 import itertools
 import os
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -14,7 +14,6 @@ from psycopg.sql import SQL, Identifier
 from tests.faults.proxy import Proxy
 from tests.faults.scenario import POSTGRES, SQLITE
 
-TABLES = ("responsys_batches", "responsys_claims")
 NUMBERS = itertools.count(1)
 
 
@@ -65,8 +64,12 @@ class SqlitePlace:
 
     def take_down(self) -> Callable[[], None]:
         """Let its tables be somewhere else: a lock would be waited for, for half a minute."""
-        self._rename("", "_away")
-        return lambda: self._rename("_away", "")
+        with closing(self._open()) as connection:
+            found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'responsys%'")
+            tables = [name for (name,) in found]
+        away = [f"{name}_away" for name in tables]
+        self._rename(tables, away)
+        return lambda: self._rename(away, tables)
 
     def lose(self) -> None:
         """Be another worker's disk."""
@@ -105,10 +108,10 @@ class SqlitePlace:
     def _open(self) -> sqlite3.Connection:
         return sqlite3.connect(self._path, timeout=30, check_same_thread=False)
 
-    def _rename(self, now: str, then: str) -> None:
+    def _rename(self, now: Sequence[str], then: Sequence[str]) -> None:
         with closing(self._open()) as connection, connection:
-            for table in TABLES:
-                connection.execute(f"ALTER TABLE {table}{now} RENAME TO {table}{then}")
+            for name, other in zip(now, then, strict=True):
+                connection.execute(f"ALTER TABLE {name} RENAME TO {other}")
 
 
 class PostgresPlace:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Self
 
 TRIES = 14
@@ -88,7 +89,7 @@ def plant(told: Told) -> None:
     if told.quick and os.environ.get(ENVIRONMENT):
         _shorten_waits()
     if told.done:
-        _mark_end(Path(told.done))
+        _mark_ends(Path(told.done))
     for planted in told.plants:
         POINTS[planted.point](Trap(planted, told.trace))
 
@@ -365,11 +366,17 @@ def _by_hand(_trap: Trap) -> None:
     """Leave it to whoever runs the trigger: when it has its event, and nobody knows of it."""
 
 
-def _mark_end(done: Path) -> None:
-    """Leave a mark when the operator's ``execute`` ends, however it does."""
+def begun(done: Path) -> Path:
+    """Return the mark that ``execute`` has begun, beside that of its end."""
+    return done.with_name(f"begun-{done.name}")
+
+
+def _mark_ends(done: Path) -> None:
+    """Leave a mark when the operator's ``execute`` begins, and when it ends, however it does."""
     from airflow_provider_responsys.operators import TriggerPushOperator  # noqa: PLC0415 -- only tasks that run need it
 
     def execute(real: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        begun(done).touch()
         try:
             return real(*args, **kwargs)
         finally:
@@ -383,8 +390,14 @@ def _shorten_waits() -> None:
     from airflow_provider_responsys import operators  # noqa: PLC0415 -- only tasks that run need it
     from airflow_provider_responsys.protocol import schedule  # noqa: PLC0415 -- only tasks that run need it
 
-    operators.ANSWER_MARGIN = 1.0
-    schedule.TROUBLE_WAITS = (0.2, 0.5, 1.0)
+    _shorten(operators, "ANSWER_MARGIN", 1.0)
+    _shorten(schedule, "TROUBLE_WAITS", (0.2, 0.5, 1.0))
+
+
+def _shorten(module: ModuleType, name: str, value: object) -> None:
+    """Set *name* in *module*, where it must be."""
+    getattr(module, name)
+    setattr(module, name, value)
 
 
 PUSH_POINTS: dict[str, Callable[[Trap], None]] = {

@@ -36,7 +36,8 @@ Drawn = dict[str, Any]
 class Kill:
     """A kill after *delay* seconds, of the task's process, its *host* (supervisor and all), or by SIGTERM.
 
-    A *stop* is a SIGTERM that must be noticed: what still runs after the grace is killed.
+    A *stop* is a SIGTERM that must be noticed: what still runs after the grace is killed. Its delay begins when
+    the task's ``execute`` does.
     """
 
     delay: float

@@ -37,13 +37,15 @@ OURS = (
     f"late store writes/{STATE}/3",  # when the retry has ended
     f"late store writes/{STATE}/5",  # again, though it was done
     f"late store writes/{STATE}/6",  # several, out of order
-    f"late store writes/{STATE}/7",  # of what a restart forgot
+    f"late store writes/{STATE}/17",  # far behind, without any other fault
+    f"late store writes/{STATE}/34",  # of what a restart forgot
     f"late store writes/{EXTERNAL}/2",  # when the retry has begun
+    f"late store writes/{SQLITE}/1",  # when the worker is dead
     f"put back/{SQLITE}/1",  # while a try runs
     f"put back/{SQLITE}/3",  # to before the first claim
     f"put back/{POSTGRES}/0",  # between two tries
     f"put back/{POSTGRES}/4",  # while a try runs, its connections ended
-    f"brown-outs/{STATE}/0",  # half of the requests for 7,900 recipients reset
+    f"brown-outs/{STATE}/0",  # every second request for 7,900 recipients reset
     f"brown-outs/{STATE}/11",  # tokens that expire, few logins, and a stop
     f"brown-outs/{STATE}/17",  # the same with an execution_timeout
     f"brown-outs/{SQLITE}/16",  # dripped answers, and an execution_timeout
