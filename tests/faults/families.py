@@ -138,6 +138,8 @@ def _brown_outs(seed: int, chance: random.Random, store: str) -> Drawn:
         # Where each lost one is followed by one that comes through, nothing looks like an outage.
         every_second = Fault("push", kind, when=when, every=2)
         faults = [every_second if seed % 2 == 0 or seed % 5 == 0 else Fault("push", kind, when=when, probability=share)]
+    # A person looks, and clears: then everybody who was not sent to is.
+    cleared = not beside
     kills = {"a stop": Kill(chance.uniform(0.6, 1.4), "stop"), "a kill": Kill(chance.uniform(1.2, 2.2), "task")}
     return {
         "what": f"{what}, with {beside}" if beside else what,
@@ -154,7 +156,8 @@ def _brown_outs(seed: int, chance: random.Random, store: str) -> Drawn:
         "silent": dripped,
         # A request that was refused for its token waits for a login, and is not out.
         "gentle": tokens and beside != "a kill",
-        "ends": MAY_STOP,
+        "at_end": ["heal", "clear failed"] if cleared else [],
+        "ends": WHOLE if cleared else MAY_STOP,
     }
 
 
@@ -260,7 +263,12 @@ def _by_hand(what: str, chance: random.Random) -> Drawn:
         "pruned in a try": "prune",
     }[what]
     point = "between batches" if event in ("forget", "prune") else "body sent"
+    halves: Drawn = {}
+    if chance.random() < 0.5:
+        people = list(range(chance.randint(4, 7) * BATCH))
+        halves = {"dag": "push_shards", "shards": {1: [people[::2], people[1::2]]}}
     return {
+        **halves,
         "plants": {("push", 1): [Plant(point, nth=chance.randint(1, 2), event=event)]},
         "at_end": ["clear"],
         "ends": MAY_CLOSE if event == "prune" else WHOLE,

@@ -127,6 +127,7 @@ BREAKING = frozenset(
         "dark for a while",
         "drop idle",
         "prune",
+        "forget",
     }
 )
 """What other runs must not feel."""
