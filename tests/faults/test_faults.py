@@ -58,7 +58,7 @@ OURS = (
     f"housekeeping/{STATE}/9",  # a wrong password in eight tasks
     f"housekeeping/{SQLITE}/10",  # settled by hand in a try
     f"housekeeping/{SQLITE}/11",  # forgotten in a try
-    f"housekeeping/{SQLITE}/12",  # pruned in a try
+    f"housekeeping/{SQLITE}/26",  # pruned in a try
 )
 BASELINE = (f"kill points/{NAIVE}/8", f"server faults/{NAIVE}/1", f"brown-outs/{NAIVE}/1")
 
