@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from airflow_provider_responsys.sandbox import Sandbox
 from tests.celery.cluster import Cluster, Worker
-from tests.faults.verdict import Verdict, judge_push, judge_wait
+from tests.faults.verdict import BATCH, Verdict, judge_push, judge_wait
 
 EXAMPLE = Path(__file__).resolve().parent.parent.parent / "example_dags" / "push_shards.py"
 POOL, SLOTS = "responsys", 4
@@ -168,8 +168,7 @@ class Play:
                 len(customers),
                 list((Counter(self._sandbox.pushes) - self._pushes).values()),
                 buckets,
-                interruptions=len(self.interrupted),
-                in_flight=IN_FLIGHT,
+                bound=len(self.interrupted) * IN_FLIGHT * BATCH,
             ),
             repeated=len(customers) - len(set(customers)),
             state=state,

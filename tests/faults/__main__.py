@@ -1,7 +1,7 @@
 """The fault suite: ``python -m tests.faults --runs 1000``.
 
 Real processes, real kills, real HTTP to a sandbox, Airflow's own execution API
-over its own database, both ledgers. Prints one table, and each run that failed
+over its own database, every ledger. Prints one table, and each run that failed
 with the arguments that repeat it. Ends with 0 if every promise held.
 """
 
@@ -25,10 +25,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from tests.faults import api as apis
 from tests.faults import home as homes
 from tests.faults.home import Child
 from tests.faults.ledgers import LedgerPlace, places
-from tests.faults.scenarios import GROUPS, NAIVE, POSTGRES, STORES, Scenario, everything, scenario
+from tests.faults.scenario import NAIVE, POSTGRES, STORES, Scenario
+from tests.faults.scenarios import GROUPS, everything, scenario
 from tests.faults.verdict import Line, Verdict, table
 
 WHOLE, WITH_SCHEDULER = "whole Airflow", "with its scheduler"
@@ -37,6 +39,7 @@ LANES = 4
 
 FORKED_WITH = (
     "airflow.api_fastapi.execution_api.app",
+    "airflow.providers.common.io.state_store.backend",
     "airflow.sdk.execution_time.task_runner",
     "airflow_provider_responsys.ledger.sql",
     "airflow_provider_responsys.operators",
@@ -45,7 +48,7 @@ FORKED_WITH = (
     "airflow_provider_responsys.sensors",
     "airflow_provider_responsys.transport.aio",
     "airflow_provider_responsys.transport.sync",
-    "tests.faults.conduct",
+    "tests.faults.happenings",
 )
 """What takes long to import, and every process needs."""
 
@@ -82,8 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="tests.faults", description=__doc__)
-    parser.add_argument("--runs", type=int, default=1000, help="how many runs, over all groups and stores")
-    parser.add_argument("--seconds", type=float, default=3000.0, help="start no run after so many seconds")
+    parser.add_argument("--runs", type=int, default=2500, help="how many runs, over all groups and stores")
+    parser.add_argument("--seconds", type=float, default=4500.0, help="start no run after so many seconds")
     parser.add_argument("--lanes", type=int, default=LANES, help="runs at once")
     parser.add_argument("--group", action="append", choices=list(GROUPS), help="only this group")
     parser.add_argument("--store", action="append", choices=[*STORES, NAIVE], help="only this store")
@@ -111,9 +114,9 @@ def started(folder: Path, stores: set[str]) -> Iterator[tuple[str, dict[str, Led
     url = homes.settle_in(folder)
     with postgres(POSTGRES in stores) as server:
         prepare(folder)
-        api = homes.serve_api(folder, url)
+        api = apis.serve_api(folder, url)
         try:
-            homes.wait_for(url, api, folder / "api.log")
+            apis.wait_for(url, api, folder / "api.log")
             yield url, places(folder, server)
         finally:
             api.stop()
@@ -261,7 +264,7 @@ def report(results: Sequence[tuple[Scenario, Verdict]], took: float, asked: argp
         say("")
         say(table((*place, lines[place]) for place in by_group))
         say(f"\n{len(results)} runs in {took:.0f} s. In doubt and bound count recipients; the bound is")
-        say("(lost answers + kills) x requests in flight x 200.")
+        say("(lost answers + kills) x requests in flight x 200, and no more than the budget of doubts allows.")
     broken = [run for run, verdict in results if run.store != NAIVE and not verdict.holds]
     for run in broken:
         again = "--whole" if run.group == WHOLE else f'--only "{run.name}"'

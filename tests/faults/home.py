@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -115,88 +114,6 @@ def while_parent_lives(parent: int) -> None:
     """Return when the process that this one was forked from is gone."""
     while os.getppid() == parent:
         time.sleep(0.5)
-
-
-# The API server
-
-
-class Outages:
-    """An ASGI application that answers 500 instead of *app* while there is a file that says so.
-
-    The files are in *folder*; each is JSON with a ``method``, texts that the path
-    must contain (``path``), and the ``first`` of such requests that fails.
-    """
-
-    def __init__(self, app: Any, folder: Path) -> None:
-        self._app = app
-        self._folder = folder
-        self._seen: dict[str, int] = {}
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer one request."""
-        if scope["type"] == "http" and self._is_down(scope["method"], scope["path"]):
-            headers = [(b"content-type", b"application/json")]
-            await send({"type": "http.response.start", "status": 500, "headers": headers})
-            await send({"type": "http.response.body", "body": b'{"detail": "an outage"}'})
-            return
-        await self._app(scope, receive, send)
-
-    def _is_down(self, method: str, path: str) -> bool:
-        for file in self._folder.iterdir():
-            try:
-                outage = json.loads(file.read_text())
-            except (OSError, ValueError):
-                continue  # taken away, or being written
-            if method == outage["method"] and all(text in path for text in outage["path"]):
-                self._seen[file.name] = self._seen.get(file.name, 0) + 1
-                return self._seen[file.name] >= int(outage["first"])
-        return False
-
-
-def outage(home: Path, name: str, method: str, path: Sequence[str], first: int) -> Callable[[], None]:
-    """Let the API server fail from the *first* request on whose path contains all of *path*; return what ends it."""
-    file = home / "outages" / name
-    hidden = home / f"{name}.outage"
-    hidden.write_text(json.dumps({"method": method, "path": list(path), "first": first}))
-    hidden.rename(file)
-    return file.unlink
-
-
-def serve_api(home: Path, url: str) -> Child:
-    """Start the execution API of Airflow, with its own authentication, on *url*."""
-    (home / "outages").mkdir()
-    parent = os.getpid()
-
-    def serve() -> None:
-        import uvicorn  # noqa: PLC0415 -- comes with Airflow
-        from airflow.api_fastapi.common.dagbag import create_dag_bag  # noqa: PLC0415 -- after `settle_in`
-        from airflow.api_fastapi.execution_api.app import create_task_execution_api_app  # noqa: PLC0415 -- the same
-
-        app = create_task_execution_api_app()
-        app.state.dag_bag = create_dag_bag()
-
-        def end_with_parent() -> None:
-            while_parent_lives(parent)
-            os._exit(0)
-
-        threading.Thread(target=end_with_parent, daemon=True).start()
-        port = int(url.rstrip("/").rpartition(":")[2])
-        uvicorn.run(Outages(app, home / "outages"), host="127.0.0.1", port=port, log_level="error", access_log=False)
-
-    return Child.fork(serve, home / "api.log")
-
-
-def wait_for(url: str, child: Child, log: Path) -> None:
-    """Wait until *child* serves *url*."""
-    deadline = time.monotonic() + START_WITHIN
-    while True:
-        try:
-            if requests.get(f"{url}health", timeout=5).status_code < 500:
-                return
-        except requests.RequestException:
-            time.sleep(0.05)
-        if child.ended() or time.monotonic() > deadline:
-            raise RuntimeError(f"The API server did not start:\n{log.read_text()[-2000:]}")
 
 
 # The sandbox

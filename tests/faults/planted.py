@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Self
 
 TRIES = 14
@@ -30,13 +31,15 @@ SOON = 0.015
 class Plant:
     """What happens when *point* is reached for the *nth* time.
 
-    The process is killed, with its supervisor (*host*) or without; or, if *meet*
-    is a path, it says so in ``<meet>.at`` and goes on when there is a ``<meet>.go``.
+    The process is killed, with its supervisor (*host*) or without. Or there is
+    an *event*: the process says so in ``<meet>.at``, which is a path that the
+    conductor draws, and goes on when there is a ``<meet>.go``.
     """
 
     point: str
     nth: int = 1
     host: bool = False
+    event: str = ""
     meet: str = ""
 
 
@@ -45,13 +48,21 @@ class Told:
     """What a task's process is told about the run it is part of."""
 
     people: Sequence[int] = ()
+    shards: Sequence[Sequence[int]] = ()
+    """Whom each of the mapped tasks is for."""
     in_flight: int = 1
     ledger: str | None = None
+    on_clear: str = "resume"
+    execution_timeout: float | None = None
+    max_in_doubt: int | None = None
+    """Recipients; none: the operator's default."""
     patience: float = 60.0
     """Seconds until the sensor gives up."""
-    plant: Plant | None = None
+    plants: Sequence[Plant] = ()
     trace: str = ""
     """Where it leaves a mark when it dies of its own hand."""
+    done: str = ""
+    """Where it leaves a mark when ``execute`` has come to its end."""
     quick: bool = True
     """Whether the waits that have nothing to do with faults are shortened."""
 
@@ -63,8 +74,8 @@ class Told:
     def from_text(cls, text: str) -> Self:
         """Return what `to_environment` wrote."""
         told = json.loads(text)
-        plant = told.pop("plant")
-        return cls(**told, plant=Plant(**plant) if plant else None)
+        plants = told.pop("plants")
+        return cls(**told, plants=[Plant(**plant) for plant in plants])
 
 
 def told() -> Told:
@@ -77,8 +88,10 @@ def plant(told: Told) -> None:
     """Plant what this process was told."""
     if told.quick and os.environ.get(ENVIRONMENT):
         _shorten_waits()
-    if told.plant:
-        POINTS[told.plant.point](Trap(told.plant, told.trace))
+    if told.done:
+        _mark_ends(Path(told.done))
+    for planted in told.plants:
+        POINTS[planted.point](Trap(planted, told.trace))
 
 
 @dataclass(slots=True)
@@ -168,11 +181,11 @@ def _around_commits(trap: Trap, action: str, *, before: bool, strike: Callable[[
     """Strike beside the ledger's commits that claim ("intent") or that settle ("answer")."""
     strike = strike or trap.spring
 
-    def commit(real: Callable[..., Any], settled: Sequence[Any], wanted: Sequence[Any]) -> Any:
+    def commit(real: Callable[..., Any], settled: Sequence[Any], wanted: Sequence[Any], *rest: Any) -> Any:
         concerned = wanted if action == "intent" else settled
         if concerned and before:
             strike()
-        done = real(settled, wanted)
+        done = real(settled, wanted, *rest)
         if concerned and not before:
             strike()
         return done
@@ -266,6 +279,27 @@ def _read_half(trap: Trap) -> None:
     _wrap(sync, "_read", read)
 
 
+def _transaction(trap: Trap) -> None:
+    """Strike when a transaction of the SQL ledger has written, and is not committed yet."""
+    from sqlalchemy import event  # noqa: PLC0415 -- only tasks that run need it
+    from sqlalchemy.engine import Engine  # noqa: PLC0415 -- the same
+
+    written = threading.local()
+
+    def execute(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        written.ledger = getattr(written, "ledger", False) or (
+            "responsys_" in statement and statement.lstrip()[:6].upper() in ("INSERT", "UPDATE", "DELETE")
+        )
+
+    def commit(_connection: Any) -> None:
+        if getattr(written, "ledger", False):
+            written.ledger = False
+            trap.spring()
+
+    event.listen(Engine, "after_cursor_execute", execute)
+    event.listen(Engine, "commit", commit)
+
+
 def _xcom(trap: Trap) -> None:
     from airflow.sdk.execution_time import task_runner  # noqa: PLC0415 -- only tasks that run have it
 
@@ -332,13 +366,38 @@ def _by_hand(_trap: Trap) -> None:
     """Leave it to whoever runs the trigger: when it has its event, and nobody knows of it."""
 
 
+def begun(done: Path) -> Path:
+    """Return the mark that ``execute`` has begun, beside that of its end."""
+    return done.with_name(f"begun-{done.name}")
+
+
+def _mark_ends(done: Path) -> None:
+    """Leave a mark when the operator's ``execute`` begins, and when it ends, however it does."""
+    from airflow_provider_responsys.operators import TriggerPushOperator  # noqa: PLC0415 -- only tasks that run need it
+
+    def execute(real: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        begun(done).touch()
+        try:
+            return real(*args, **kwargs)
+        finally:
+            done.touch()
+
+    _method(TriggerPushOperator, "execute", execute)
+
+
 def _shorten_waits() -> None:
     """Let a run take seconds: no fault needs the long ones."""
     from airflow_provider_responsys import operators  # noqa: PLC0415 -- only tasks that run need it
     from airflow_provider_responsys.protocol import schedule  # noqa: PLC0415 -- only tasks that run need it
 
-    operators.ANSWER_MARGIN = 1.0
-    schedule.TROUBLE_WAITS = (0.2, 0.5, 1.0)
+    _shorten(operators, "ANSWER_MARGIN", 1.0)
+    _shorten(schedule, "TROUBLE_WAITS", (0.2, 0.5, 1.0))
+
+
+def _shorten(module: ModuleType, name: str, value: object) -> None:
+    """Set *name* in *module*, where it must be."""
+    getattr(module, name)
+    setattr(module, name, value)
 
 
 PUSH_POINTS: dict[str, Callable[[Trap], None]] = {
@@ -357,6 +416,9 @@ PUSH_POINTS: dict[str, Callable[[Trap], None]] = {
     "before XCom": _xcom,
     "during the login's connect": functools.partial(_connect, push=False),
 }
+LEDGER_POINTS: dict[str, Callable[[Trap], None]] = {"in a transaction of the ledger": _transaction}
+"""Those of a SQL ledger alone."""
+
 NAIVE_POINTS = tuple(point for point in PUSH_POINTS if "record" not in point)
 """It has no record."""
 
@@ -372,4 +434,4 @@ TRIGGER_POINTS: dict[str, Callable[[Trap], None]] = {
     "trigger mid-sweep": _sweep,
     "trigger with its event": _by_hand,
 }
-POINTS = PUSH_POINTS | WAIT_POINTS | TRIGGER_POINTS
+POINTS = PUSH_POINTS | LEDGER_POINTS | WAIT_POINTS | TRIGGER_POINTS

@@ -1,17 +1,15 @@
 """What happens in a run: drawn from its group, its store and its seed, and from nothing else."""
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 
 from airflow_provider_responsys.sandbox import Fault
+from tests.faults import families
+from tests.faults.families import Drawer
 from tests.faults.planted import NAIVE_POINTS, PUSH_POINTS, TRIGGER_POINTS, WAIT_POINTS, Plant
-from tests.faults.verdict import BATCH
-
-STATE, SQLITE, POSTGRES = "task state store", "SQL on SQLite", "SQL on PostgreSQL"
-STORES = (STATE, SQLITE, POSTGRES)
-NAIVE = "naive operator"
+from tests.faults.scenario import HANG, MAY_CLOSE, NAIVE, PROCESSING, STORES, WHOLE, Drawn, Kill, Scenario
 
 SERVER_FAULTS: Sequence[tuple[str, str]] = (
     *(
@@ -46,65 +44,8 @@ POLL_FAULTS = (
     "lost",
     "html_503",
 )
-HANG = 4.0
-"""Seconds without an answer: longer than the connection's timeout."""
-
 WHOM = ("task", "task", "host", "term")
 """Who is killed: the task's process most often."""
-
-PROCESSING = 0.3
-"""Seconds until there are results, where a run waits for them."""
-
-MEET = "somewhere"
-"""A plant halts there; where exactly, the run decides."""
-
-TIMEOUT = 2
-"""Seconds that the connection waits for an answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Kill:
-    """A kill after *delay* seconds, of the task's process, its *host* (supervisor and all), or by SIGTERM."""
-
-    delay: float
-    whom: str
-
-
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    """One run: *plants* and *kills* by the task (or "trigger") and the number of its attempt."""
-
-    group: str
-    store: str
-    seed: int
-    what: str
-    batches: int = 5
-    in_flight: int = 1
-    latency: float = 0.02
-    """Seconds that the sandbox takes to answer."""
-    processing: float = 0.0
-    """Seconds until there are results to poll."""
-    dag: str = "push_only"
-    plants: Mapping[tuple[str, int], Plant] = field(default_factory=dict)
-    kills: Mapping[tuple[str, int], Kill] = field(default_factory=dict)
-    faults: Sequence[Fault] = ()
-    event: str = ""
-    """What is done when a plant meets, or when the run is over."""
-    xcom_down_from: int | None = None
-    """From which XCom of the first attempt on Airflow's API server takes none."""
-    patience: float = 60.0
-    strikes: bool = False
-    """Whether the first plant is certain to be reached: a run in which it was not says nothing."""
-
-    @property
-    def name(self) -> str:
-        """Return what selects this run on the command line."""
-        return f"{self.group}/{self.store}/{self.seed}"
-
-    @property
-    def people(self) -> int:
-        """Return how many recipients there are; the last batch is not full."""
-        return self.batches * BATCH - BATCH // 2
 
 
 def everything(groups: Sequence[str] | None = None, stores: Sequence[str] | None = None) -> Iterator[Scenario]:
@@ -124,33 +65,30 @@ def scenario(group: str, store: str, seed: int) -> Scenario:
     """Return what happens under *seed*."""
     draw, _ = GROUPS[group]
     chance = random.Random(f"{group}/{seed}")  # noqa: S311 -- not a secret; the same on every store
-    drawn = draw(seed, chance)
+    drawn = draw(seed, chance, store)
     if store == NAIVE:
         drawn["dag"] = "naive"
         drawn["in_flight"] = 1
-    return Scenario(group, store, seed, **drawn)  # type: ignore[arg-type]  # the drawers know its fields
-
-
-Drawn = dict[str, object]
+    return Scenario(group, store, seed, **drawn)
 
 
 def _size(chance: random.Random) -> Drawn:
     return {"batches": chance.randint(3, 6), "in_flight": chance.randint(1, 4)}
 
 
-def _kill_points(seed: int, chance: random.Random) -> Drawn:
+def _kill_points(seed: int, chance: random.Random, _store: str) -> Drawn:
     points = tuple(PUSH_POINTS)
     point = points[seed % len(points)]
     nth = 1 if seed < len(points) else chance.randint(1, 4)
-    plants = {("push", 1): Plant(point, nth)}
+    plants = {("push", 1): [Plant(point, nth)]}
     if chance.random() < 0.3:
-        plants["push", 2] = Plant(chance.choice(NAIVE_POINTS), nth=chance.randint(1, 2), host=True)
+        plants["push", 2] = [Plant(chance.choice(NAIVE_POINTS), nth=chance.randint(1, 2), host=True)]
     if chance.random() < 0.3:
-        plants["push", 1] = Plant(point, nth, host=True)
+        plants["push", 1] = [Plant(point, nth, host=True)]
     return {**_size(chance), "what": f"killed {point}", "plants": plants, "strikes": nth == 1}
 
 
-def _random_kills(_seed: int, chance: random.Random) -> Drawn:
+def _random_kills(_seed: int, chance: random.Random, _store: str) -> Drawn:
     kills = {
         ("push", attempt): Kill(chance.uniform(0.2, 1.8), chance.choice(WHOM))
         for attempt in range(1, chance.randint(1, 5) + 1)
@@ -159,7 +97,7 @@ def _random_kills(_seed: int, chance: random.Random) -> Drawn:
     return {**size, "what": f"{len(kills)} kills", "kills": kills}
 
 
-def _server_faults(seed: int, chance: random.Random) -> Drawn:
+def _server_faults(seed: int, chance: random.Random, _store: str) -> Drawn:
     kind, when = SERVER_FAULTS[seed % len(SERVER_FAULTS)]
     size = _size(chance)
     batches = int(str(size["batches"]))
@@ -169,17 +107,17 @@ def _server_faults(seed: int, chance: random.Random) -> Drawn:
     return {**size, "what": f"{kind} {when} the effect, {where} batch", "faults": [fault]}
 
 
-def _waiting(seed: int, chance: random.Random) -> Drawn:
+def _waiting(seed: int, chance: random.Random, _store: str) -> Drawn:
     points = (*WAIT_POINTS, *TRIGGER_POINTS)
     point = points[seed % len(points)]
     task = "trigger" if point in TRIGGER_POINTS else "wait"
     # In execute_complete the sensor is in its second attempt: the first one deferred.
     attempts = (1, 2, 3) if task == "wait" else (1,)
     plants = {
-        (task, attempt): Plant(point, nth=chance.randint(1, 2) if "sweep" in point else 1) for attempt in attempts
+        (task, attempt): [Plant(point, nth=chance.randint(1, 2) if "sweep" in point else 1)] for attempt in attempts
     }
     if point in ("before deferring", "after deferring"):
-        plants = {(task, 1): Plant(point)}
+        plants = {(task, 1): [Plant(point)]}
     return {**_size(chance), **_wait(), "what": f"killed {point}", "plants": plants}
 
 
@@ -187,7 +125,7 @@ def _wait(processing: float = PROCESSING) -> Drawn:
     return {"dag": "push_and_wait", "processing": processing}
 
 
-def _random_waiting(_seed: int, chance: random.Random) -> Drawn:
+def _random_waiting(_seed: int, chance: random.Random, _store: str) -> Drawn:
     kills: dict[tuple[str, int], Kill] = {}
     numbers = {"wait": count(1), "trigger": count(1)}
     for _ in range(chance.randint(1, 5)):
@@ -198,7 +136,7 @@ def _random_waiting(_seed: int, chance: random.Random) -> Drawn:
     return {**_size(chance), **_wait(chance.uniform(2.0, 6.0)), "what": f"{len(kills)} kills", "kills": kills}
 
 
-def _poll_faults(seed: int, chance: random.Random) -> Drawn:
+def _poll_faults(seed: int, chance: random.Random, _store: str) -> Drawn:
     kind = POLL_FAULTS[seed % len(POLL_FAULTS)]
     size = _size(chance)
     nth = chance.randint(1, int(str(size["batches"])))
@@ -231,38 +169,42 @@ AIRFLOW_FAULTS = (
 """With the task state store as ledger, an outage is one of Airflow's API server."""
 
 
-def _airflow_faults(seed: int, chance: random.Random) -> Drawn:
+def _airflow_faults(seed: int, chance: random.Random, _store: str) -> Drawn:
     what = AIRFLOW_FAULTS[seed % len(AIRFLOW_FAULTS)]
-    before = Plant("before the intent", nth=chance.randint(1, 3), meet=MEET)
-    out = Plant("body sent", nth=chance.randint(1, 2), meet=MEET)
-    after = Plant("before the acceptance write", nth=chance.randint(1, 2), meet=MEET)
+    before = Plant("before the intent", nth=chance.randint(1, 3))
+    out = Plant("body sent", nth=chance.randint(1, 2))
+    after = Plant("before the acceptance write", nth=chance.randint(1, 2))
     killed = Plant("between batches", nth=2)
-    unbegun = Plant("before the record of the try", meet=MEET)
+    unbegun = Plant("before the record of the try")
     plant, event = {
         "ledger down before a request": (before, "outage"),
         "ledger down after a request": (after, "outage"),
         "XCom down": (None, ""),
         "cleared while running": (chance.choice((before, out, after)), "clear"),
-        "cleared while deferred": (None, "clear deferred"),
-        "cleared when done": (None, "clear done"),
+        "cleared while deferred": (None, ""),
+        "cleared when done": (None, ""),
         "a zombie beside its retry": (chance.choice((before, after)), "zombie"),
         "a zombie with a request out": (out, "zombie"),
         "a zombie after its retry": (chance.choice((before, out, after)), "late zombie"),
         "a zombie that begins late": (unbegun, chance.choice(("zombie", "late zombie"))),
-        "state-store clean": (killed, "clean"),
-        "ledger lost": (killed, "lose"),
+        "state-store clean": (killed, ""),
+        "ledger lost": (killed, ""),
     }[what]
+    between = {"state-store clean": {1: ["clean"]}, "ledger lost": {1: ["lose"]}}.get(what, {})
     return {
         **_size(chance),
         "what": what,
-        "plants": {("push", 1): plant} if plant else {},
-        "event": event,
+        "plants": {("push", 1): [replace(plant, event=event)]} if plant else {},
+        "between": between,
+        # What a zombie has written over, only a later try can miss.
+        "at_end": ["clear"] if what == "cleared when done" or "zombie" in what else [],
+        "ends": MAY_CLOSE if what == "ledger lost" else WHOLE,
         **(_wait() if what == "cleared while deferred" else {}),
         "xcom_down_from": chance.randint(1, 6) if what == "XCom down" else None,
     }
 
 
-GROUPS: Mapping[str, tuple[Callable[[int, random.Random], Drawn], Sequence[str]]] = {
+GROUPS: Mapping[str, tuple[Drawer, Sequence[str]]] = {
     "kill points": (_kill_points, (*STORES, NAIVE)),
     "random kills": (_random_kills, (*STORES, NAIVE)),
     "server faults": (_server_faults, (*STORES, NAIVE)),
@@ -270,4 +212,5 @@ GROUPS: Mapping[str, tuple[Callable[[int, random.Random], Drawn], Sequence[str]]
     "random kills while waiting": (_random_waiting, STORES),
     "poll faults": (_poll_faults, STORES),
     "Airflow faults": (_airflow_faults, STORES),
+    **families.GROUPS,
 }

@@ -141,7 +141,9 @@ class Scheduler:
             run = self._run(session, dag_id, run_id)
             if run.state != DagRunState.RUNNING:
                 return Over(str(run.state))
-            for ti in run.get_task_instances(session=session):
+            # The first tries of mapped tasks before any second one.
+            by_turn = sorted(run.get_task_instances(session=session), key=lambda ti: (ti.try_number, ti.map_index))
+            for ti in by_turn:
                 if ti.state == TaskInstanceState.SCHEDULED:
                     ti.state = TaskInstanceState.QUEUED
                     bundle = BundleInfo(name=BUNDLE)
@@ -184,11 +186,15 @@ class Scheduler:
         event = TriggerEvent(payload)  # type: ignore[no-untyped-call]  # Airflow did not annotate it
         self._do(lambda session: Trigger.submit_event(deferred.trigger_id, event, session=session))
 
-    def clear(self, dag_id: str, run_id: str, *task_ids: str) -> None:
-        """Clear tasks as a person does."""
+    def clear(self, dag_id: str, run_id: str, task_id: str, *, only_failed: bool = False) -> None:
+        """Clear a task as a person does."""
 
         def clear(session: Session) -> None:
-            tis = [ti for ti in self._tis(session, dag_id, run_id) if ti.task_id in task_ids]
+            tis = [
+                ti
+                for ti in self._tis(session, dag_id, run_id)
+                if ti.task_id == task_id and (not only_failed or ti.state == TaskInstanceState.FAILED)
+            ]
             clear_task_instances(tis, session, dag_run_state=DagRunState.RUNNING)
 
         self._do(clear)
@@ -199,7 +205,7 @@ class Scheduler:
         self.let_go()
 
     def lose(self, dag_id: str, run_id: str) -> int:
-        """Lose the state of a run; return how much of it there was."""
+        """Lose the state of a run, wherever its values are; return how much of it there was."""
         scope = (TaskStateStoreModel.dag_id == dag_id, TaskStateStoreModel.run_id == run_id)
 
         def lose(session: Session) -> int:
@@ -209,19 +215,28 @@ class Scheduler:
 
         return self._do(lose)
 
-    def xcom(self, dag_id: str, run_id: str, task_id: str, key: str) -> Any:
-        """Return what a task pushed, or None."""
+    def xcoms(self, dag_id: str, run_id: str, task_id: str, key: str) -> dict[int, Any]:
+        """Return what a task pushed, by its map index."""
 
-        def read(session: Session) -> Any:
+        def read(session: Session) -> dict[int, Any]:
             scope = {"dag_id": dag_id, "run_id": run_id, "task_id": task_id, "key": key}
-            found = session.scalars(select(XComModel).filter_by(**scope)).first()
-            return XComModel.deserialize_value(found) if found else None
+            found = session.scalars(select(XComModel).filter_by(**scope))
+            return {each.map_index: XComModel.deserialize_value(each) for each in found}
 
         return self._do(read)
 
-    def states(self, dag_id: str, run_id: str) -> dict[str, str]:
-        """Return the state of each task."""
-        return self._do(lambda session: {ti.task_id: str(ti.state) for ti in self._tis(session, dag_id, run_id)})
+    def drop_xcoms(self, run_id: str) -> None:
+        """Do to a run what ``airflow db clean --tables xcom`` does."""
+        self._do(lambda session: session.execute(delete(XComModel).where(XComModel.run_id == run_id)))
+
+    def failed(self, dag_id: str, run_id: str, task_id: str) -> int:
+        """Return how many instances of a task have failed."""
+
+        def count(session: Session) -> int:
+            tis = [ti for ti in self._tis(session, dag_id, run_id) if ti.task_id == task_id]
+            return sum(ti.state == TaskInstanceState.FAILED for ti in tis)
+
+        return self._do(count)
 
     def _dag(self, session: Session, dag_id: str) -> Any:
         return self._dag_bag.get_latest_version_of_dag(dag_id, session=session)

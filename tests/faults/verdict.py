@@ -8,7 +8,11 @@ BATCH = 200  # recipients a request
 CERTAINLY_NOT = frozenset({"SERVICE_UNAVAILABLE", "UNABLE_TO_SUBMIT_ASYNC_REQUEST", "API_LIMIT_EXCEEDED"})
 """Faults of a push after which nobody is in doubt."""
 
-POLL_ONLY = frozenset({"endless", "purged", "expired", "unknown_status", "row_missing", "row_too_many", "slow"})
+POLL_ONLY = frozenset({"endless", "purged", "expired", "unknown_status", "row_missing", "row_too_many"})
+
+DOUBT_SHARE = 0.15
+"""The share of a send's recipients that may be in doubt when it stops, where the operator is told nothing:
+1,200 of 8,000."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +22,8 @@ class Verdict:
     *duplicates* were pushed more than once. *forgotten* are in no bucket, or in
     one that is not true: pushed and called not sent, or called accepted and never
     pushed. At most *bound* may be *in_doubt*: (lost answers + kills) x requests in
-    flight x recipients a request. *problem* is what else must not be.
+    flight x recipients a request, and no more than the budget where there is one.
+    *problem* is what else must not be.
     """
 
     duplicates: int = 0
@@ -38,35 +43,73 @@ def lost_answers(faults: Mapping[str, int]) -> int:
     return sum(times for kind, times in faults.items() if kind not in CERTAINLY_NOT | POLL_ONLY)
 
 
+def doubt_budget(people: int, in_flight: int, *, silent: bool) -> int:
+    """Return how many of *people* may be in doubt when a send has stopped for too many doubts.
+
+    In a small send that is one window, which is what may be in flight at once, and
+    another one that is in flight when the first is lost. Losses that are *silent*,
+    noticed only when an answer is late, may add what is in flight in any send.
+    """
+    window = in_flight * BATCH
+    whole_batches = -(-people // BATCH) * BATCH
+    return max(int(whole_batches * DOUBT_SHARE), 2 * window) + (window if silent else 0)
+
+
 def judge_push(
     people: int,
     times_pushed: Sequence[int],
     report: Mapping[str, int] | None,
     *,
-    interruptions: int,
-    in_flight: int,
+    bound: int,
     expired: int = 0,
+    may_stop: bool = False,
 ) -> Verdict:
     """Compare the operator's *report* with what the sandbox counted.
 
-    Of *expired* requests that it accepted, the sandbox pushed nobody.
+    Of *expired* requests that it accepted, the sandbox pushed nobody. A send that
+    *may_stop* may leave recipients not sent.
     """
     pushed = len(times_pushed)
     duplicates = sum(times > 1 for times in times_pushed)
-    bound = interruptions * in_flight * BATCH
     if report is None:
         return Verdict(duplicates, forgotten=people if pushed else 0, bound=bound)
     accounted = sum(report.values()) - report["read"]
-    untrue = max(0, pushed - report["accepted"] - report["in_doubt"]) + max(
-        0, report["accepted"] - pushed - expired * BATCH
-    )
+    forgotten = abs(people - accounted) + abs(people - report["read"]) + untrue(pushed, report, expired)
+    left = report["not_sent"] and not may_stop
     return Verdict(
         duplicates,
-        forgotten=abs(people - accounted) + abs(people - report["read"]) + untrue,
+        forgotten=forgotten,
         in_doubt=report["in_doubt"],
         bound=bound,
-        problem=f"{report['not_sent']} not sent" if report["not_sent"] else "",
+        problem=f"{report['not_sent']} not sent" if left else "",
     )
+
+
+def judge_closed(times_pushed: Sequence[int], report: Mapping[str, int] | None) -> Verdict:
+    """Say what is wrong where a send was closed, since its record is gone, or is behind.
+
+    Of those whom the record does not name any more, the report can't know.
+    """
+    pushed = len(times_pushed)
+    duplicates = sum(times > 1 for times in times_pushed)
+    return Verdict(duplicates, problem=report_problem(pushed, report, closed=True))
+
+
+def report_problem(pushed: int, report: Mapping[str, int] | None, *, closed: bool = False, expired: int = 0) -> str:
+    """Return what is wrong with the *report* that a try left when so many recipients were *pushed*, if anything."""
+    if report is None:
+        return f"no report, and {pushed} pushed" if pushed else ""
+    accounted = sum(report.values()) - report["read"]
+    if accounted != report["read"]:
+        return f"{accounted} of {report['read']} in the report's buckets"
+    wrong = max(0, report["accepted"] - pushed) if closed else untrue(pushed, report, expired)
+    return f"the report is wrong about {wrong} of {pushed} pushed" if wrong else ""
+
+
+def untrue(pushed: int, report: Mapping[str, int], expired: int = 0) -> int:
+    """Return of how many recipients the *report* says what is not so."""
+    unknown = max(0, pushed - report["accepted"] - report["in_doubt"] - report["duplicate"])
+    return unknown + max(0, report["accepted"] - pushed - expired * BATCH)
 
 
 def judge_naive(people: int, times_pushed: Sequence[int]) -> Verdict:

@@ -16,7 +16,7 @@ from airflow_provider_responsys.sandbox import Sandbox
 from example_dags.demo.standalone import Standalone
 from tests.faults.home import CAMPAIGN, DAGS
 from tests.faults.planted import Told
-from tests.faults.verdict import Verdict, judge_push, judge_wait
+from tests.faults.verdict import BATCH, Verdict, judge_push, judge_wait
 
 STORE = "whole Airflow"
 PEOPLE = 1_500
@@ -143,7 +143,7 @@ def one(run: Run, strike: Callable[[Run], int]) -> Verdict:
         return Verdict(problem=str(error)[:300])
     time.sleep(2 * LATENCY)  # a request that a killed process had sent
     report = run.airflow.xcom(run.dag_id, run.run_id, "push", "recipients")
-    verdict = judge_push(PEOPLE, list(run.pushed.values()), report, interruptions=kills, in_flight=IN_FLIGHT)
+    verdict = judge_push(PEOPLE, list(run.pushed.values()), report, bound=kills * IN_FLIGHT * BATCH)
     if run.dag_id != "push_and_wait" or verdict.problem or not report:
         return verdict
     ids = run.airflow.xcom(run.dag_id, run.run_id, "push", "request_ids")
