@@ -8,7 +8,7 @@ from enum import StrEnum
 from airflow_provider_responsys.ledger.task_state import TaskStateLedger
 from airflow_provider_responsys.ledger.tries import OnClear
 from airflow_provider_responsys.sending.engine import Delivery, Engine
-from airflow_provider_responsys.sending.run import Queue
+from airflow_provider_responsys.sending.queue import Queue
 from tests.simulation.choices import Choices
 
 GROWS = hasattr(TaskStateLedger, "_new_key")

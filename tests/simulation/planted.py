@@ -18,7 +18,8 @@ from airflow_provider_responsys.ledger.marked import MarkedLedger
 from airflow_provider_responsys.ledger.tries import CLAIMED
 from airflow_provider_responsys.recipients.spool import Batch
 from airflow_provider_responsys.sending.engine import Action, Delivery, Post
-from airflow_provider_responsys.sending.run import Due, Queue, Run
+from airflow_provider_responsys.sending.queue import Due, Queue
+from airflow_provider_responsys.sending.run import Run
 from tests.simulation.attempt import Turnwise
 from tests.simulation.campaign import GROWS, HAS_BUDGET, KEEPS_TAKEN, Setup, Strike
 from tests.simulation.segments import SegmentLedger
