@@ -27,7 +27,8 @@ from airflow.cli.cli_config import ARG_YES, ActionCommand, Arg, GroupCommand
 from airflow_provider_responsys.errors import InvalidSettings, LedgerFailed, ResponsysError
 
 if TYPE_CHECKING:
-    from airflow_provider_responsys.ledger.sql_records import BatchRecord, Records, SendRecord, TraceRecord
+    from airflow_provider_responsys.ledger.sql_records import Records
+    from airflow_provider_responsys.ledger.sql_values import BatchRecord, SendRecord, TraceRecord
 
 NAME = "responsys"
 HELP = "See and settle what the SQL ledger of the Responsys provider remembers"
@@ -75,7 +76,7 @@ def list_sends(options: argparse.Namespace) -> int:
 
 def show_send(options: argparse.Namespace) -> int:
     """List the batches of one send, those in doubt first."""
-    from airflow_provider_responsys.ledger.sql_records import State  # noqa: PLC0415 -- see the module
+    from airflow_provider_responsys.ledger.sql_values import State  # noqa: PLC0415 -- see the module
 
     with _records(options) as records:
         found = records.show(options.send_key)
@@ -137,7 +138,7 @@ def forget_recipient(options: argparse.Namespace) -> int:
 
 def prune_sends(options: argparse.Namespace) -> int:
     """Remove the sends that nobody has touched for long."""
-    from airflow_provider_responsys.ledger.sql_records import State  # noqa: PLC0415 -- see the module
+    from airflow_provider_responsys.ledger.sql_values import State  # noqa: PLC0415 -- see the module
 
     before = datetime.now(UTC) - options.older_than
     with _records(options) as records:
@@ -392,7 +393,7 @@ def _connections() -> Iterator[None]:
 
 def _doubt(records: "Records", batch_id: int) -> "BatchRecord":
     """Find the batch *batch_id*, if it is in doubt."""
-    from airflow_provider_responsys.ledger.sql_records import State  # noqa: PLC0415 -- see the module
+    from airflow_provider_responsys.ledger.sql_values import State  # noqa: PLC0415 -- see the module
 
     batch = records.batch(batch_id)
     if batch is None or batch.state is not State.IN_DOUBT:
@@ -447,7 +448,7 @@ def _asked() -> str:
 
 
 def _send_row(send: "SendRecord") -> Row:
-    from airflow_provider_responsys.ledger.sql_records import State  # noqa: PLC0415 -- see the module
+    from airflow_provider_responsys.ledger.sql_values import State  # noqa: PLC0415 -- see the module
 
     return {
         "send_key": send.send_key,

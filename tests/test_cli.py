@@ -19,7 +19,8 @@ from airflow_provider_responsys.errors import StateLost
 from airflow_provider_responsys.ledger.fingerprint import fingerprinter
 from airflow_provider_responsys.ledger.interface import Accepted, Claim, Wanted
 from airflow_provider_responsys.ledger.sql import SqlLedger
-from airflow_provider_responsys.ledger.sql_records import Records, State
+from airflow_provider_responsys.ledger.sql_records import Records
+from airflow_provider_responsys.ledger.sql_values import State
 from airflow_provider_responsys.ledgers import ledger_engine
 from airflow_provider_responsys.provider_info import get_provider_info
 from airflow_provider_responsys.recipients.fields import FieldSettings, recipient_maker

@@ -23,7 +23,8 @@ from airflow_provider_responsys.errors import InvalidAnswer
 from airflow_provider_responsys.hooks import ResponsysHook
 from airflow_provider_responsys.ledger.interface import FINGERPRINT_BYTES, Accepted, Wanted
 from airflow_provider_responsys.ledger.sql import SqlLedger
-from airflow_provider_responsys.ledger.sql_records import BatchRecord, Records, State
+from airflow_provider_responsys.ledger.sql_records import Records
+from airflow_provider_responsys.ledger.sql_values import BatchRecord, State
 from airflow_provider_responsys.ledgers import ledger_engine
 from airflow_provider_responsys.operators import TriggerPushOperator
 from airflow_provider_responsys.protocol import schedule

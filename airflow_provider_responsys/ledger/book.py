@@ -22,7 +22,8 @@ from airflow_provider_responsys.protocol.results import Results
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
-    from airflow_provider_responsys.ledger.sql_records import BatchRecord, Records
+    from airflow_provider_responsys.ledger.sql_records import Records
+    from airflow_provider_responsys.ledger.sql_values import BatchRecord
 
 
 class Book:

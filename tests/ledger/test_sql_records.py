@@ -9,15 +9,9 @@ import pytest
 from airflow_provider_responsys.errors import LedgerFailed, StateLost
 from airflow_provider_responsys.ledger.interface import FINGERPRINT_BYTES, Accepted, Claim, Released, Wanted
 from airflow_provider_responsys.ledger.sql import SqlLedger
-from airflow_provider_responsys.ledger.sql_records import (
-    PersonRecord,
-    Records,
-    RequestOutcome,
-    Resolution,
-    State,
-    TraceRecord,
-)
+from airflow_provider_responsys.ledger.sql_records import Records
 from airflow_provider_responsys.ledger.sql_tables import batches, claims, sends, task_instances, tries
+from airflow_provider_responsys.ledger.sql_values import PersonRecord, RequestOutcome, Resolution, State, TraceRecord
 from tests.ledger.conftest import IDENTITY, SqlPlace
 
 SEND = "autumn"
