@@ -19,8 +19,9 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import func, select
 from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.sql import ColumnElement, Select
 
 from airflow_provider_responsys.errors import LedgerFailed
 from airflow_provider_responsys.ledger.commit_marks import CommitMarks
@@ -259,7 +260,7 @@ class SqlLedger:
         self._marked = self._count
 
 
-def _earlier_batches(begun: Begun) -> Select[Any]:
+def _earlier_batches(begun: Begun) -> "Select[Any]":
     """Return a query for the batches of the tries before *begun* that count."""
     return (
         select(
@@ -276,7 +277,7 @@ def _earlier_batches(begun: Begun) -> Select[Any]:
     )
 
 
-def _open_batches(begun: Begun) -> Select[Any]:
+def _open_batches(begun: Begun) -> "Select[Any]":
     """Return a query for when each try before *begun* claimed last what has no answer, and how long that may take."""
     return (
         select(tries.c.id, tries.c.answer_within, func.max(batches.c.claimed_at).label("claimed_at"))
@@ -286,7 +287,7 @@ def _open_batches(begun: Begun) -> Select[Any]:
     )
 
 
-def _of_earlier(begun: Begun) -> tuple[ColumnElement[bool], ...]:
+def _of_earlier(begun: Begun) -> "tuple[ColumnElement[bool], ...]":
     return (
         tries.c.task_instance_id == begun.task_instance_id,
         tries.c.start < begun.point.start,

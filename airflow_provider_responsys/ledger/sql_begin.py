@@ -312,6 +312,6 @@ class Beginning:
             raise SettingsChanged(changes({"send_key": elsewhere.send_key}, {"send_key": self._mine.send_key}))
 
 
-def _new_id(result: CursorResult[Any]) -> int:
+def _new_id(result: "CursorResult[Any]") -> int:
     (new,) = result.inserted_primary_key or (0,)
     return int(new)

@@ -221,7 +221,7 @@ class Records:
             rows = connection.execute(select(*columns).order_by(traces.c.id.desc())).all()
         return [TraceRecord(*row) for row in rows]
 
-    def _sends(self, *which: ColumnElement[bool]) -> list[SendRecord]:
+    def _sends(self, *which: "ColumnElement[bool]") -> list[SendRecord]:
         """Return the sends that *which* selects, newest first."""
         query = select(sends).where(*which).order_by(sends.c.created_at.desc(), sends.c.id.desc())
         ids = select(sends.c.id).where(*which)
@@ -254,7 +254,7 @@ def _of(send_key: str, query: Any) -> Any:
 
 def _by_state() -> Any:
     """Return a query for the recipients of each send by what `_state` looks at."""
-    known: tuple[ColumnElement[Any], ...] = (
+    known: "tuple[ColumnElement[Any], ...]" = (
         batches.c.send_id,
         batches.c.forgotten_at.is_not(None).label("forgotten_at"),
         batches.c.resolved_as,

@@ -56,6 +56,18 @@ class Moment(TypeDecorator[datetime]):
         return value and value.replace(tzinfo=UTC)
 
 
+class Fingerprint(TypeDecorator[bytes]):
+    """A recipient's fingerprint. MySQL indexes binary columns of a fixed length alone."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[bytes]:
+        """Give it a length in MySQL."""
+        kind = mysql.BINARY if dialect.name in MYSQL else LargeBinary
+        return kind(FINGERPRINT_BYTES)
+
+
 metadata = MetaData()
 
 # Whatever the database's defaults: transactions, every script, and no two texts that only look alike.
@@ -158,7 +170,7 @@ claims = Table(
     Column("send_id", Integer, primary_key=True, autoincrement=False),
     Column(
         "fingerprint",
-        LargeBinary(FINGERPRINT_BYTES).with_variant(mysql.BINARY(FINGERPRINT_BYTES), *MYSQL),
+        Fingerprint,
         primary_key=True,
     ),
     Column("batch_id", BigInteger, nullable=False),
