@@ -254,7 +254,7 @@ def _of(send_key: str, query: Any) -> Any:
 
 def _by_state() -> Any:
     """Return a query for the recipients of each send by what `_state` looks at."""
-    known: "tuple[ColumnElement[Any], ...]" = (
+    known: tuple[ColumnElement[Any], ...] = (
         batches.c.send_id,
         batches.c.forgotten_at.is_not(None).label("forgotten_at"),
         batches.c.resolved_as,
