@@ -568,7 +568,7 @@ class TriggerPushOperator(BaseOperator):
             retry_for=self.retry_for,
             grace=grace,
             deadline=began + total - min(grace, total / 3),
-            end=began + total - min(REPORT_SECONDS, total / 10),
+            end=began + total - min(REPORT_SECONDS, total / 5),
             delivery=Delivery(self.delivery),
         )
         return Engine(limits=limits, pace=Pace.at(self._limit(hook), time.monotonic()), budget=budget)
