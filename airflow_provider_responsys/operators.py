@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from functools import partial
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseHook, BaseOperator, ObjectStoragePath
 
@@ -41,6 +41,7 @@ from airflow_provider_responsys.protocol.push import (
     submit,
 )
 from airflow_provider_responsys.protocol.ratelimit import push_limit
+from airflow_provider_responsys.recipients.data import Rows, is_data
 from airflow_provider_responsys.recipients.fields import FieldSettings
 from airflow_provider_responsys.recipients.rows import Chunk, from_sequence
 from airflow_provider_responsys.recipients.spool import Spool
@@ -192,7 +193,7 @@ class TriggerPushOperator(BaseOperator):
         kwargs.setdefault("multiple_outputs", True)
         super().__init__(**kwargs)
         self.campaign_name = campaign_name
-        self.recipients = Rows(recipients) if _is_data(recipients) else recipients
+        self.recipients = Rows(recipients) if is_data(recipients) else recipients
         self.sql = sql
         self.sql_conn_id = sql_conn_id
         self.parameters = parameters
@@ -571,7 +572,7 @@ class TriggerPushOperator(BaseOperator):
             retry_for=self.retry_for,
             grace=grace,
             deadline=began + total - min(grace, total / 3),
-            end=began + total - min(REPORT_SECONDS, total / 10),
+            end=began + total - min(REPORT_SECONDS, total / 5),
             delivery=Delivery(self.delivery),
         )
         return Engine(limits=limits, pace=Pace.at(self._limit(hook), time.monotonic()), budget=budget)
@@ -596,38 +597,7 @@ class TriggerPushOperator(BaseOperator):
         return found or DEFAULT_REQUESTS_PER_MINUTE
 
 
-class Rows(Sequence[Any]):
-    """Recipients as data: Airflow neither renders them as templates nor stores them as a rendered field."""
-
-    def __init__(self, rows: Any) -> None:
-        self._rows = rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._rows[index]
-
-    def __repr__(self) -> str:
-        return f"<{len(self)} recipients>" if hasattr(self._rows, "__len__") else "<recipients>"
-
-    __str__ = __repr__
-
-    def resolve(self, _context: Any, *_: Any, **__: Any) -> Self:
-        """Tell Airflow's templater that there is nothing to render."""
-        return self
-
-    def serialize(self) -> str:
-        """Return what Airflow may store of it."""
-        return repr(self)
-
-
 def _left_by_earlier_tries(ledger: "Ledger", aside: Aside) -> Sent:
     """Return what earlier tries sent, where this one has no source to compare it with."""
     with Spool() as empty:
         return Sent.of(empty, Resumed.of(aside.iterate(ledger.earlier), empty), Report(0))
-
-
-def _is_data(value: Any) -> bool:
-    """Tell rows from a reference to a task's output, or a template."""
-    return isinstance(value, (list, tuple)) and not any(hasattr(row, "iter_references") for row in value)

@@ -403,8 +403,10 @@ class Asked:
         ids: dict[str, None] = {}
         accepted: list[int | None] = []
         send_keys: dict[str, None] = {}
+        problem: object = None
         for found in _pushes(value):
             if isinstance(found, Mapping):
+                problem = problem or found.get("problem")
                 ids.update(dict.fromkeys(_ids_of(found)))
                 accepted.append(_accepted_of(found))
                 if isinstance(send_key := found.get("send_key"), str):
@@ -412,6 +414,8 @@ class Asked:
             else:
                 ids[_checked(found)] = None
                 accepted.append(None)
+        if problem and not ids:
+            raise InvalidSettings(f"the push failed ({problem}), and sent nothing to wait for: look at the push")
         return cls(tuple(ids), None if None in accepted else sum(filter(None, accepted)), tuple(send_keys))
 
 

@@ -17,6 +17,9 @@ CHUNK = 100
 CLOSED_WITHIN = 2.0
 """Seconds that the last call may take."""
 
+HANGS_WITHIN = 0.3
+"""Seconds in which a call ends that does not hang."""
+
 T = TypeVar("T")
 
 
@@ -56,9 +59,10 @@ class Aside:
             yield from some
 
     def close(self, last: Callable[[], object]) -> None:
-        """Call *last*, and end: at once where an earlier call still hangs."""
+        """Call *last*, and end; hardly wait for it where an earlier call hangs."""
+        hangs = self.pool.is_at_work
         call = Call(last)
         self.pool.submit(call)
-        if call.wait(CLOSED_WITHIN):
+        if call.wait(HANGS_WITHIN if hangs else CLOSED_WITHIN):
             self.pool.close()
             call.result()

@@ -31,7 +31,7 @@ from airflow_provider_responsys.sending.queue import Due, Queue
 from airflow_provider_responsys.sending.threads import Call, Pool
 
 PROGRESS_EVERY = 30.0  # seconds
-LOOK_UP = 0.5
+LOOK_UP = 0.1
 """Seconds between looks at the clock while the ledger works."""
 
 NOT_REPEATED = "an earlier try learned no answer, and this one stopped before it was sent again"

@@ -59,6 +59,13 @@ class Pool:
         self._idle = threading.Semaphore(0)
         self._threads = 0
         self._closed = False
+        self._under_way = 0
+        self._counting = threading.Lock()
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether something that was submitted has not ended."""
+        return self._under_way > 0 or not self._work.empty()
 
     def submit(self, work: Callable[..., object], *args: object) -> None:
         """Do *work*, which must not raise, on one of the threads."""
@@ -82,5 +89,9 @@ class Pool:
 
     def _serve(self) -> None:
         while (work := self._work.get()) is not None:
+            with self._counting:
+                self._under_way += 1
             work()
+            with self._counting:
+                self._under_way -= 1
             self._idle.release()

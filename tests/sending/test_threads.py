@@ -1,0 +1,112 @@
+"""Threads that keep no process from ending, and calls that can be left behind."""
+
+import contextvars
+import subprocess
+import sys
+import threading
+import time
+from queue import SimpleQueue
+
+import pytest
+
+from airflow_provider_responsys.errors import NotAllSent
+from airflow_provider_responsys.sending.aside import Aside
+from airflow_provider_responsys.sending.run import Halt, Inbox
+from airflow_provider_responsys.sending.threads import Call, Pool
+
+WHO: contextvars.ContextVar[str] = contextvars.ContextVar("WHO")
+
+
+def test_a_call_gives_what_the_function_gave() -> None:
+    """On another thread, with the caller's context variables."""
+    pool = Pool(2, "test")
+    WHO.set("caller")
+    fine, broken = Call(WHO.get), Call(lambda: 1 // 0)
+
+    pool.submit(fine)
+    pool.submit(broken)
+
+    assert fine.wait(10)
+    assert broken.wait(10)
+    assert fine.result() == "caller"
+    with pytest.raises(ZeroDivisionError):
+        broken.result()
+
+
+def test_no_more_threads_than_allowed_and_none_more_than_needed() -> None:
+    """What is submitted waits for a thread, and an idle one is taken before another is made."""
+    pool, threads, lock = Pool(3, "test"), set(), threading.Lock()
+
+    def work() -> None:
+        with lock:
+            threads.add(threading.get_ident())
+        time.sleep(0.005)
+
+    calls = [Call(work) for _ in range(20)]
+    for call in calls:
+        pool.submit(call)
+
+    assert all(call.wait(10) for call in calls)
+    assert len(threads) <= 3
+
+
+def test_a_closed_pool_takes_nothing_and_begins_nothing() -> None:
+    """What waits is dropped; what is under way ends."""
+    pool, begun, released = Pool(1, "test"), threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        released.wait(10)
+
+    first, second = Call(work), Call(lambda: None)
+    pool.submit(first)
+    pool.submit(second)
+    begun.wait(10)
+
+    pool.close()
+    released.set()
+
+    assert first.wait(10)
+    assert not second.wait(0.1)
+    with pytest.raises(RuntimeError):
+        pool.submit(second)
+
+
+def test_a_thread_that_hangs_keeps_no_process_from_ending() -> None:
+    """A login that is waited for, or a database that hangs, is left behind."""
+    program = (
+        "import time\n"
+        "from airflow_provider_responsys.sending.threads import Pool\n"
+        "Pool(1, 'test').submit(time.sleep, 600)\n"
+    )
+
+    ended = subprocess.run([sys.executable, "-c", program], timeout=60, check=False)
+
+    assert ended.returncode == 0
+
+
+def test_a_call_aside_is_left_behind_when_a_stop_is_over() -> None:
+    """The next step hears of the stop, too; and the last call is hardly waited for."""
+    inbox: Inbox = SimpleQueue()
+    aside, released, closed = Aside(inbox), threading.Event(), threading.Event()
+    halt = Halt(NotAllSent("killed"), 0.2)
+    inbox.put(halt)
+
+    with pytest.raises(NotAllSent):
+        aside.call(lambda: released.wait(10))
+    aside.close(closed.set)
+
+    assert inbox.get_nowait() is halt
+    assert not closed.is_set()
+    released.set()
+
+
+def test_a_call_aside_that_returns_in_time_is_heard() -> None:
+    """A stop does not lose what is known a moment later."""
+    inbox: Inbox = SimpleQueue()
+    aside, closed = Aside(inbox), threading.Event()
+    inbox.put(Halt(NotAllSent("killed"), 60.0))
+
+    assert list(aside.iterate(lambda: range(250))) == list(range(250))
+    aside.close(closed.set)
+    assert closed.is_set()
