@@ -33,12 +33,14 @@ SMALL_ONES: dict[str, Setup] = {
     "SQL, one fault": replace(SMALL, sql=True, faults=1),
     "SQL, one fault, at least once": replace(SMALL, sql=True, faults=1, delivery=Delivery.AT_LEAST_ONCE),
     "SQL, two tasks that share people, no fault": replace(SMALL, sql=True, sources=((1, 2), (2, 3)), faults=0),
-    "a late write, two faults": replace(CALM, late=1, strikes=(Strike.KILL, Strike.CLEAR)),
-    "values kept outside, two faults": replace(CALM, outside=True, strikes=(Strike.ZOMBIE, Strike.CLEAR)),
+    "a late write, two faults": replace(CALM, sources=((1,),), late=1, strikes=(Strike.KILL, Strike.CLEAR)),
+    "values kept outside, two faults": replace(
+        CALM, sources=((1,),), outside=True, strikes=(Strike.ZOMBIE, Strike.CLEAR)
+    ),
     "a second start, two faults": replace(CALM, strikes=(Strike.KILL, Strike.AGAIN)),
     "housekeeping, three faults": replace(CALM, sources=((1,),), faults=3, retries=0, answers=(), strikes=HOUSEKEEPING),
     "a database put back, two faults": replace(CALM, sql=True, strikes=(Strike.KILL, Strike.PUT_BACK)),
-    "a brown-out, no fault": replace(SMALL, sources=(tuple(range(9)),), faults=0, brown_out=0.5, max_in_doubt=2),
+    "a brown-out, no fault": replace(SMALL, sources=(tuple(range(5)),), faults=0, brown_out=0.5, max_in_doubt=2),
 }
 """Campaigns of a few batches and two tries, of which every schedule is run."""
 
