@@ -219,6 +219,7 @@ class TriggerPushOperator(BaseOperator):
         self.responsys_conn_id = responsys_conn_id
         self._rows: Any = None
         self._inbox: Inbox | None = None
+        self._stopped_early = False
         self._stop: Halt | None = None
         self._stopped_at = math.inf
         self._known: Callable[[], Sent] | None = None
@@ -243,6 +244,8 @@ class TriggerPushOperator(BaseOperator):
         """Send the campaign; return who was accepted and who was not."""
         self._inbox = SimpleQueue()
         self._stop, self._stopped_at, self._known, self._left_behind = None, math.inf, None, False
+        if self._stopped_early:
+            self.on_kill()
         # Aside: Airflow's execution_timeout is raised on this thread, between any two instructions.
         sender = Call(partial(self._execute, context, self._inbox))
         Pool(1, "responsys-send").submit(sender)
@@ -260,7 +263,8 @@ class TriggerPushOperator(BaseOperator):
 
     def on_kill(self) -> None:
         """Ask the sender to stop; it settles what came back and raises."""
-        # Called from a signal handler: it may do no more than this.
+        # Called from a signal handler: it may do no more than this. Airflow may call it before `execute`.
+        self._stopped_early = self._inbox is None
         self._tell(Halt(NotAllSent("the task was told to stop"), KILL_GRACE))
 
     def _tell(self, halt: Halt) -> None:
@@ -359,9 +363,11 @@ class TriggerPushOperator(BaseOperator):
         """Find out, while the ledger is open, what is known where a try fails with *error* before its send."""
         known = None
         try:
-            # A record that is lost tells nothing, and a try that was replaced reports nothing.
-            if self._known and not isinstance(error, (StateLost, Fenced)):
+            # A try that was replaced reports nothing, and a record that is lost may tell nothing.
+            if self._known and not isinstance(error, Fenced):
                 known = self._known()
+            if isinstance(error, StateLost) and known and not known.buckets.read:
+                known = None
         except Exception:  # the failure that led here says more
             self.log.exception("What earlier tries sent could not be read from the ledger")
         self._known = (lambda: known) if known else None

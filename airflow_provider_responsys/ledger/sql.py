@@ -30,7 +30,7 @@ from airflow_provider_responsys.ledger.interface import Accepted, Claim, Earlier
 from airflow_provider_responsys.ledger.sql_begin import Beginning, Begun, Found, Try
 from airflow_provider_responsys.ledger.sql_claims import Writer, Written
 from airflow_provider_responsys.ledger.sql_schema import Database
-from airflow_provider_responsys.ledger.sql_tables import batches, claims, tries
+from airflow_provider_responsys.ledger.sql_tables import batches, claims, digest, task_instances, tries
 from airflow_provider_responsys.ledger.state_store import StateStore
 from airflow_provider_responsys.ledger.tries import OnClear
 
@@ -117,11 +117,15 @@ class SqlLedger:
         """Do nothing: a recipient is claimed once under a send key, whichever shard it is in."""
 
     def earlier(self) -> Iterator[Earlier]:
-        """Yield the earlier tries' batches, a hundred in memory at a time."""
-        begun = self._began().begun
-        self._await_answers(begun)
+        """Yield the earlier tries' batches, a hundred in memory at a time.
+
+        After a `begin` that raised, those that stand in the tables.
+        """
+        begun = self._writer.begun if self._writer else None
+        if begun:
+            self._await_answers(begun)
         with self._database.transaction() as connection:
-            heads = connection.execute(_earlier_batches(begun)).all()
+            heads = connection.execute(_earlier_batches(begun or self._mine.task_instance)).all()
         for start in range(0, len(heads), READ_BATCHES):
             yield from self._with_claims(heads[start : start + READ_BATCHES])
 
@@ -260,8 +264,8 @@ class SqlLedger:
         self._marked = self._count
 
 
-def _earlier_batches(begun: Begun) -> "Select[Any]":
-    """Return a query for the batches of the tries before *begun* that count."""
+def _earlier_batches(before: Begun | str) -> "Select[Any]":
+    """Return a query for the batches that count: of the tries *before* one, or of all of a task instance's."""
     return (
         select(
             batches.c.id,
@@ -272,7 +276,7 @@ def _earlier_batches(begun: Begun) -> "Select[Any]":
             tries.c.try_number,
         )
         .join(tries, tries.c.id == batches.c.try_id)
-        .where(*_of_earlier(begun))
+        .where(*_of_earlier(before))
         .order_by(tries.c.start, batches.c.number)
     )
 
@@ -287,9 +291,9 @@ def _open_batches(begun: Begun) -> "Select[Any]":
     )
 
 
-def _of_earlier(begun: Begun) -> "tuple[ColumnElement[bool], ...]":
-    return (
-        tries.c.task_instance_id == begun.task_instance_id,
-        tries.c.start < begun.point.start,
-        batches.c.forgotten_at.is_(None),
-    )
+def _of_earlier(before: Begun | str) -> "tuple[ColumnElement[bool], ...]":
+    counts = batches.c.forgotten_at.is_(None)
+    if isinstance(before, str):
+        mine = select(task_instances.c.id).where(task_instances.c.name_hash == digest(before))
+        return tries.c.task_instance_id == mine.scalar_subquery(), counts
+    return tries.c.task_instance_id == before.task_instance_id, tries.c.start < before.point.start, counts

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection, CursorResult
 
 from airflow_provider_responsys.errors import Fenced, LedgerFailed, SettingsChanged, StateLost
 from airflow_provider_responsys.ledger.commit_marks import CommitMarks, Point
-from airflow_provider_responsys.ledger.sql_schema import ATTEMPTS, KEY_LOST, Database
+from airflow_provider_responsys.ledger.sql_schema import ATTEMPTS, KEY_LOST, MUCH, Database
 from airflow_provider_responsys.ledger.sql_tables import batches, claims, digest, sends, task_instances, tries
 from airflow_provider_responsys.ledger.tries import OnClear, changes, is_of_a_clear
 
@@ -108,7 +108,8 @@ class Beginning:
         for _ in range(ATTEMPTS):
             known = self._database.attempt(self._look)
             plan = self._decide(known)
-            begun = self._database.attempt(partial(self._begin, known=known, plan=plan))
+            begin = partial(self._begin, known=known, plan=plan)
+            begun = self._database.attempt(begin, seconds=MUCH if plan.restart else None)
             if begun:
                 self._tell(plan, begun)
                 return begun

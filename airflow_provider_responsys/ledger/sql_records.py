@@ -16,7 +16,7 @@ from sqlalchemy.sql import ColumnElement
 
 from airflow_provider_responsys.errors import LedgerFailed
 from airflow_provider_responsys.ledger.interface import FINGERPRINT_BYTES
-from airflow_provider_responsys.ledger.sql_schema import Database
+from airflow_provider_responsys.ledger.sql_schema import MUCH, Database
 from airflow_provider_responsys.ledger.sql_tables import (
     NOT_SENT,
     PERSON,
@@ -212,7 +212,7 @@ class Records:
                 _trace(connection, now, by=by, action="prune", about=about, count=len(pruned), reason=reason)
             return len(pruned)
 
-        return self._database.attempt(remove)
+        return self._database.attempt(remove, seconds=MUCH)
 
     def traces(self) -> list[TraceRecord]:
         """Return what people did to the record, newest first."""

@@ -120,8 +120,10 @@ class TaskStateLedger:
             )
 
     def earlier(self) -> Iterator[Earlier]:
-        """Yield the earlier starts' batches, the fingerprints of a few keys in memory at a time."""
-        self._began()
+        """Yield the earlier starts' batches, the fingerprints of a few keys in memory at a time.
+
+        After a `begin` that raised, those that it had read.
+        """
         return self._reader.earlier()
 
     def commit(

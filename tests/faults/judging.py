@@ -40,6 +40,8 @@ def _push(run: "Conductor", times: list[int]) -> Verdict:
     failed = run.scheduler.failed(scenario.dag, run.run_id, "push")
     if scenario.ends == MAY_CLOSE and (failed or run.pushed_when_lost is not None):
         return judge_closed(times, report)
+    if failed and not times and _marks_may_be_gone(run):
+        return judge_closed(times, report)
     faults = run.faults_so_far()
     people = scenario.people
     if scenario.shards and report:
@@ -54,6 +56,11 @@ def _push(run: "Conductor", times: list[int]) -> Verdict:
         expired=faults["expired"],
         may_stop=scenario.ends == MAY_STOP,
     )
+
+
+def _marks_may_be_gone(run: "Conductor") -> bool:
+    """Return whether it was closed after two kills, the second before the mark of the first try was pushed again."""
+    return run.interruptions > 1 and "StateLost" in str(run.xcom("push", "problem"))
 
 
 def _bound(run: "Conductor", faults: Counter[str]) -> int:
