@@ -21,7 +21,7 @@ from airflow_provider_responsys.errors import (
     SettingsChanged,
     StateLost,
 )
-from airflow_provider_responsys.hooks import ResponsysHook
+from airflow_provider_responsys.hooks import ResponsysHook, new_tracking_id
 from airflow_provider_responsys.ledger import tries
 from airflow_provider_responsys.ledger.fingerprint import fingerprinter
 from airflow_provider_responsys.ledger.memory import MemoryLedger
@@ -411,7 +411,7 @@ class TriggerPushOperator(BaseOperator):
             post=lambda batch_id, bodies: hook.run(
                 gate.guard(batch_id, submit(hook.account(), push, bodies, tracking_id=str(batch_id)))
             ),
-            probe=lambda: hook.run(probe(hook.account())),
+            probe=lambda: hook.run(probe(hook.account(), tracking_id=new_tracking_id())),
             inbox=inbox,
             gate=gate,
             aside=aside.pool,

@@ -4,6 +4,7 @@ import copy
 import itertools
 import json
 import os
+import re
 import shutil
 import sqlite3
 import threading
@@ -29,6 +30,7 @@ from airflow_provider_responsys import operators
 from airflow_provider_responsys.errors import Fenced, LedgerFailed, NotAllSent, SourceFailed
 from airflow_provider_responsys.ledger.marked import MarkedLedger
 from airflow_provider_responsys.ledger.sql import SqlLedger
+from airflow_provider_responsys.ledger.sql_records import Records
 from airflow_provider_responsys.ledger.tries import BEGAN, CLAIMED
 from airflow_provider_responsys.ledgers import ledger_engine
 from airflow_provider_responsys.operators import TriggerPushOperator
@@ -831,6 +833,23 @@ def test_half_of_the_requests_reset_at_once_stop_the_send(sandbox: Sandbox, run_
     assert push.recipients["not_sent"] > 5_000
     assert push.recipients["accepted"] == len(sandbox.pushes)
     check(push)
+
+
+@pytest.mark.parametrize("echoes", [True, False])
+def test_a_doubt_can_be_named_to_oracles_support(
+    sandbox: Sandbox, run_dag: RunDag, ledger: str, *, echoes: bool
+) -> None:
+    """By the id that its request carried, and by that of its answer, which has a space in it."""
+    sandbox.change(echo_request_id=echoes)
+    sandbox.plan(Fault("push", "bare_503", nth=1))
+
+    push = Push(run_dag, recipients=people(3), ledger_conn_id=ledger)
+    records = Records(ledger_engine(ledger))
+    [batch] = records.show(push.result["send_key"])
+    records.close()
+
+    assert push.recipients["in_doubt"] == 3
+    assert re.fullmatch(r"Id-[0-9a-f]{24} 0", batch.correlation_id or "")
 
 
 def test_what_waits_for_a_login_is_not_in_doubt(sandbox: Sandbox, run_dag: RunDag) -> None:

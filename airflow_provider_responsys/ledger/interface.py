@@ -149,5 +149,8 @@ class Ledger(Protocol):
         sent, and each of *settled* may or may not have been recorded.
         """
 
+    def name_answer(self, number: int, correlation_id: str) -> None:
+        """Keep *correlation_id*, of the answer that left batch *number* in doubt, where people look doubts up."""
+
     def close(self) -> None:
         """Release what the ledger holds open. Harmless to repeat."""

@@ -47,6 +47,10 @@ class MarkedLedger:
             self._mark(CLAIMED)
         return self._ledger.commit(settled, wanted, upcoming)
 
+    def name_answer(self, number: int, correlation_id: str) -> None:
+        """Let the ledger keep it."""
+        self._ledger.name_answer(number, correlation_id)
+
     def close(self) -> None:
         """Close the ledger."""
         self._ledger.close()

@@ -160,6 +160,11 @@ class SqlLedger:
         lost = {**moved.lost, **written.lost}
         return [Claim(want.number, lost[want.number]) for want in wanted]
 
+    def name_answer(self, number: int, correlation_id: str) -> None:
+        """Keep it in the batch's row, beside its `X-Request-Id`."""
+        writer, batch_id = self._began(), self._open[number]
+        self._database.attempt(lambda connection: writer.name_answer(connection, batch_id, correlation_id))
+
     def close(self) -> None:
         """Close the connections."""
         self._database.dispose()

@@ -151,6 +151,11 @@ class Writer:
 
     # Answers
 
+    def name_answer(self, connection: Connection, batch_id: int, correlation_id: str) -> None:
+        """Keep the id of the answer that left a batch in doubt."""
+        doubtful = update(batches).where(batches.c.id == batch_id, batches.c.settled_at.is_(None))
+        connection.execute(doubtful.values(correlation_id=correlation_id[:CORRELATION_ID]))
+
     def _settle(self, connection: Connection, accepted: Mapping[int, Accepted], now: datetime) -> list[int]:
         """Record the answers, in the order of the rows; return the batches that have none."""
         answers = [

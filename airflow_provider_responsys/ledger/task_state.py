@@ -151,6 +151,9 @@ class TaskStateLedger:
         self._written.note(number, texts)
         return [Claim(want.number) for want in wanted]
 
+    def name_answer(self, number: int, correlation_id: str) -> None:
+        """Do nothing: the log and the report show it, and this record is for the next try alone."""
+
     def close(self) -> None:
         """Do nothing: Airflow owns the store."""
 

@@ -373,6 +373,21 @@ class Run:
                 refused = isinstance(error, NotAccepted)
                 reason = f"it was sent before, and refused this time: {error}" if refused else str(error)
                 self._doubt(number, batch, reason)
+                self._name_answer(number, error)
+
+    def _name_answer(self, number: int, error: ResponsysError) -> None:
+        """Let the ledger keep by which id Oracle's support finds the answer *error*, if it had one."""
+        if not error.correlation_id:
+            return
+
+        def write() -> list[Claim]:
+            self._ledger.name_answer(number, error.correlation_id)
+            return []
+
+        try:
+            self._write(write)
+        except Exception as failure:  # noqa: BLE001 -- it is evidence for people; the claim stands, and says the doubt
+            log.warning("The correlation id of batch %d was not written to the ledger: %s", self._ids[number], failure)
 
     def _finish(self) -> Report:
         report = self.report

@@ -137,6 +137,17 @@ def test_a_batch_has_the_id_that_its_request_carried(database: SqlPlace, records
     assert (shown.correlation_id, shown.polls) == ("c" * 200, 0)
 
 
+def test_a_doubt_has_the_id_of_the_answer_that_left_it(database: SqlPlace, records: Records) -> None:
+    """Oracle's support asks for it; the batch stays in doubt."""
+    ledger = begun(database.open())
+    ledger.commit([], [Wanted(1, people(0))])
+
+    ledger.name_answer(1, "Id-ccd6245caf83d0861a5c8007 0")
+
+    [shown] = records.show(SEND)
+    assert (shown.state, shown.correlation_id) == (State.IN_DOUBT, "Id-ccd6245caf83d0861a5c8007 0")
+
+
 def test_polls_are_kept(records: Records, ledger: SqlLedger) -> None:
     """How often a request was asked for until its outcome was known."""
     records.record_outcome(SEND, "4711", succeeded=3, polls=7)

@@ -73,6 +73,10 @@ class NotedLedger:
         self._world.truth.committed(attempt)
         return claims
 
+    def name_answer(self, number: int, correlation_id: str) -> None:
+        """Let the ledger keep it."""
+        self._ledger.name_answer(number, correlation_id)
+
     def close(self) -> None:
         """Close the ledger."""
         self._ledger.close()

@@ -54,6 +54,9 @@ class Around:
     def commit(self, settled: Sequence[Settlement], wanted: Sequence[Wanted], upcoming: Upcoming = ()) -> list[Claim]:
         return cast("list[Claim]", self._ledger.commit(settled, wanted, upcoming))
 
+    def name_answer(self, number: int, correlation_id: str) -> None:
+        """Do nothing: no person looks doubts up here."""
+
     def close(self) -> None:
         self._ledger.close()
 
