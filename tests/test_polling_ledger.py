@@ -274,9 +274,9 @@ def test_a_look_writes_as_it_reads(sandbox: Sandbox, sqlite: str, monkeypatch: p
     """A worker that is killed in the middle of a look loses one answer."""
     seen: list[list[State]] = []
 
-    def noted(*arguments: Any) -> Any:
+    def noted(*arguments: Any, **options: Any) -> Any:
         seen.append(states())
-        return poll(*arguments)
+        return poll(*arguments, **options)
 
     monkeypatch.setattr(sensors, "poll", noted)
     push = sent(["C1"], ["C2"])

@@ -134,7 +134,7 @@ def test_the_end_is_shown_as_the_task_reports_it(sandbox: Sandbox, run_dag: RunD
         },
     )
     assert all(row.key.startswith(LEDGER) for row in others)
-    assert len(others) == 2
+    assert {row.key.split("/")[1] for row in others} == {"try", "people", "log"}
 
 
 def test_it_expires_and_the_record_does_not(sandbox: Sandbox, run_dag: RunDag) -> None:
@@ -255,10 +255,10 @@ def test_whoever_deletes_it_loses_nothing(sandbox: Sandbox, run_dag: RunDag) -> 
 
 @pytest.mark.parametrize("ledger", ["sqlite"], indirect=True)
 def test_with_a_sql_ledger_it_is_shown_as_well(sandbox: Sandbox, run_dag: RunDag, ledger: str) -> None:
-    """The store is there, and holds nothing else."""
+    """The store is there, and holds beside it how far the ledger's claims had come."""
     push = Push(run_dag, "progress_sql", 300, ledger_conn_id=ledger)
 
-    assert list(push.shown()) == [PUSH]
+    assert [key for key in push.shown() if not key.startswith(LEDGER)] == [PUSH]
     assert push.shown()[PUSH]["accepted"] == 300
 
 
