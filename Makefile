@@ -61,6 +61,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.ledger
+	$(BIN)/python -m benchmarks.lookup
 	$(BIN)/python -m benchmarks.polling
 	$(BIN)/python -m benchmarks.login
 	$(BIN)/python -m benchmarks.submit
