@@ -1,6 +1,7 @@
 """What benchmarks stand on: a sandbox, a PostgreSQL, a fresh process, and memory as the kernel counts it."""
 
 import re
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -10,7 +11,11 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
+
+import psycopg
+import sqlalchemy
 
 KILOBYTES = 1024  # the kernel counts memory in kilobytes
 
@@ -69,3 +74,15 @@ def resident(what: str = "VmRSS") -> float:
 def forget_highest() -> None:
     """Let ``VmHWM`` count from now: what imports needed, no work needs again."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def hook_at(url: str) -> Any:
+    """Return what a source needs of a database hook, for the SQLite file or the PostgreSQL database at *url*."""
+    address = sqlalchemy.make_url(url)
+
+    def connect() -> Any:
+        if address.drivername == "sqlite":
+            return sqlite3.connect(str(address.database))
+        return psycopg.connect(**address.translate_connect_args(username="user", database="dbname"), **address.query)
+
+    return SimpleNamespace(get_conn=connect)

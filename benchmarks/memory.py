@@ -27,7 +27,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Self
 
 import sqlalchemy
@@ -45,7 +44,7 @@ from airflow_provider_responsys.sending.engine import Engine, Limits
 from airflow_provider_responsys.sending.outcome import Resumed
 from airflow_provider_responsys.sending.run import Run
 from airflow_provider_responsys.transport.sync import Responsys
-from benchmarks.ground import apart, forget_highest, postgres, resident, sandbox
+from benchmarks.ground import apart, forget_highest, hook_at, postgres, resident, sandbox
 from benchmarks.people import SELECT, bare, make_table
 from benchmarks.record import claim
 from benchmarks.report import Report
@@ -131,7 +130,7 @@ def add(report: Report, what: str, found: Measured, alone: float) -> None:
 def measure(case: Case) -> Measured:
     """Send as the operator does, and look at the memory of this process meanwhile."""
     with Watch() as watch, closing(ledger_at(case.ledger, case.try_number)) as ledger, Spool() as spool:
-        hook = SimpleNamespace(get_sqlalchemy_engine=lambda: sqlalchemy.create_engine(case.source))
+        hook = hook_at(case.source)
         account, push = account_at(case.sandbox), Push(CAMPAIGN)
         key = ledger.begin({"campaign_name": CAMPAIGN})
         with query(hook, SELECT) as chunks:

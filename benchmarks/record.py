@@ -11,10 +11,7 @@ from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from time import perf_counter
-from types import SimpleNamespace
 from typing import Any
-
-import sqlalchemy
 
 from airflow_provider_responsys.ledger.fingerprint import fingerprinter
 from airflow_provider_responsys.ledger.interface import Accepted, Ledger, Wanted
@@ -24,7 +21,7 @@ from airflow_provider_responsys.recipients.fields import FieldSettings
 from airflow_provider_responsys.recipients.spool import Spool
 from airflow_provider_responsys.recipients.sql import query
 from airflow_provider_responsys.sending.outcome import Resumed
-from benchmarks.ground import forget_highest, resident
+from benchmarks.ground import forget_highest, hook_at, resident
 from benchmarks.people import SELECT, customer
 from benchmarks.sender import CAMPAIGN
 
@@ -104,7 +101,7 @@ def _write(ledger: TaskStateLedger, store: Sized, rows: int) -> dict[str, float]
 
 
 def _read(ledger: TaskStateLedger, source: str) -> dict[str, float]:
-    hook = SimpleNamespace(get_sqlalchemy_engine=lambda: sqlalchemy.create_engine(source))
+    hook = hook_at(source)
     forget_highest()
     memory = resident()
     began = perf_counter()

@@ -6,11 +6,9 @@ import time
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Self
 
 import requests
-import sqlalchemy
 
 from airflow_provider_responsys.ledger.fingerprint import fingerprinter
 from airflow_provider_responsys.ledger.interface import Ledger
@@ -23,6 +21,7 @@ from airflow_provider_responsys.recipients.sql import query
 from airflow_provider_responsys.sending.engine import Engine, Limits
 from airflow_provider_responsys.sending.run import Report, Run
 from airflow_provider_responsys.transport.sync import Responsys
+from benchmarks.ground import hook_at
 
 CAMPAIGN = "Bench"
 SQL = "SELECT customer_id, first_name FROM recipients"
@@ -54,7 +53,7 @@ def send(
 ) -> Report:
     """Send the whole *source*, *batch* recipients a request, or as much as *seconds* allow; return what came of it."""
     account = account_at(url)
-    hook = SimpleNamespace(get_sqlalchemy_engine=lambda: sqlalchemy.create_engine(f"sqlite:///{source}"))
+    hook = hook_at(f"sqlite:///{source}")
     key = ledger.begin({"campaign_name": CAMPAIGN})
     with closing(ledger), Spool() as spool, Responsys(account, user_agent="benchmark") as responsys:
         with query(hook, SQL) as chunks:
