@@ -1,34 +1,15 @@
 """The rules of a send, in every schedule of small campaigns and in some of larger ones."""
 
-import itertools
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any, cast
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
 
-from airflow_provider_responsys import operators
-from airflow_provider_responsys.errors import (
-    Fenced,
-    LedgerFailed,
-    NotAllSent,
-    ResponsysError,
-    SendRefused,
-    StateLost,
-)
 from airflow_provider_responsys.sending.engine import Delivery
-from airflow_provider_responsys.sending.outcome import Buckets, Sent
-from airflow_provider_responsys.sending.run import Report
-from tests.simulation import attempt
-from tests.simulation.attempt import Outcome, outcome_of
-from tests.simulation.campaign import GROWS, Setup, Strike
+from tests.simulation.campaign import Setup, Strike
 from tests.simulation.choices import Choices
 from tests.simulation.planted import FOCUS, PLANTED, REPLICA, Planted
 from tests.simulation.search import SMALL, breaks, by_chance, everyone, play, quiet, simplest
-from tests.simulation.world import REAL
 
 PAIR = ((1, 2),)
 FEW = "batch refused", "answer lost"
@@ -73,9 +54,6 @@ def test_random_schedules_break_no_rule() -> None:
     assert by_chance(range(2_500)) is None
 
 
-grows = pytest.mark.skipif(not GROWS, reason="the task state store's record is written over")
-
-
 @pytest.mark.parametrize(
     "setup",
     [
@@ -92,11 +70,10 @@ grows = pytest.mark.skipif(not GROWS, reason="the task state store's record is w
         ),
         pytest.param(replace(SMALL, sql=True, sources=PAIR, faults=1), id="SQL"),
         pytest.param(replace(SMALL, sql=True, sources=((1, 2), (2,)), faults=0), id="two tasks"),
-        pytest.param(replace(CALM, sources=PAIR, faults=1, late=1, strikes=()), id="late writes", marks=grows),
+        pytest.param(replace(CALM, sources=PAIR, faults=1, late=1, strikes=()), id="late writes"),
         pytest.param(
             replace(CALM, sources=PAIR, faults=1, outside=True, strikes=(Strike.ZOMBIE, Strike.CLEAR)),
             id="values kept outside",
-            marks=grows,
         ),
         pytest.param(replace(CALM, sources=PAIR, retries=0, strikes=(Strike.AGAIN,)), id="a second start"),
         pytest.param(replace(CALM, strikes=(Strike.KILL, Strike.MARKS, Strike.LOST)), id="housekeeping"),
@@ -124,8 +101,7 @@ def test_a_planted_bug_is_found_and_its_schedule_is_short(planted: Planted) -> N
     assert sum(map(bool, found.script)) <= 6
     assert len(found.story) <= 12
     assert breaks(found.script, planted.setup, planted.parts) == found.rule
-    if not planted.is_real:
-        assert breaks(found.script, planted.setup, replace(REAL, may=planted.parts.may)) is None
+    assert breaks(found.script, planted.setup) is None
 
 
 @pytest.mark.parametrize("name", REPLAYS)
@@ -134,8 +110,7 @@ def test_a_schedule_is_replayed_from_its_decisions(name: str) -> None:
     rule, setup, script = REPLAYS[name]
 
     assert breaks(script, setup, PLANTED[name].parts) == rule
-    if not PLANTED[name].is_real:
-        assert breaks(script, setup) is None
+    assert breaks(script, setup) is None
 
 
 def test_without_a_fault_everybody_is_pushed_in_one_try() -> None:
@@ -149,42 +124,3 @@ def test_without_a_fault_everybody_is_pushed_in_one_try() -> None:
         "task1 try 1, batch 3: accepted",
         "task1 try 1: success",
     ]
-
-
-@pytest.mark.skipif(attempt.HAS_VERDICT, reason="the simulation asks the provider itself")
-def test_the_simulated_tries_end_as_the_operator_lets_them_end() -> None:
-    """The one decision that the simulation takes from the operator by hand is the operator's."""
-    stops: list[ResponsysError | None] = [
-        None,
-        NotAllSent("no"),
-        Fenced("no"),
-        StateLost("no"),
-        SendRefused("no"),
-        LedgerFailed("no"),
-    ]
-
-    for stopped, not_sent, rejected, in_doubt, on_in_doubt in itertools.product(
-        stops, (0, 1), (0, 1), (0, 1), ("fail", "continue")
-    ):
-        report = Report(3, rejected=Counter({"CODE": rejected}), not_sent=not_sent, stopped=stopped)
-        buckets = Buckets(read=3, accepted=3 - not_sent, rejected=rejected, in_doubt=in_doubt, not_sent=not_sent)
-        sent = Sent(buckets, report, [], [])
-        operator = SimpleNamespace(
-            campaign_name="Autumn", on_in_doubt=on_in_doubt, log=SimpleNamespace(warning=print), _name=lambda _: None
-        )
-
-        failure = operators.TriggerPushOperator._failure(cast("Any", operator), sent)
-
-        assert outcome_of(sent, on_in_doubt=on_in_doubt) is _as_airflow_takes(failure)
-
-
-@pytest.mark.skipif(attempt.HAS_VERDICT, reason="the simulation asks the provider itself")
-def test_the_simulation_retries_what_the_operator_retries() -> None:
-    """What is final is final in both."""
-    assert attempt.FINAL == operators.FINAL
-
-
-def _as_airflow_takes(failure: Exception | None) -> Outcome:
-    if failure is None:
-        return Outcome.SUCCESS
-    return Outcome.FINAL if isinstance(failure, (AirflowFailException, *attempt.FINAL)) else Outcome.RETRY
