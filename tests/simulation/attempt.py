@@ -4,31 +4,25 @@ import math
 from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from importlib import import_module
-from importlib.util import find_spec
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, cast
 
 from airflow_provider_responsys.errors import (
     Fenced,
-    InvalidRecipients,
-    InvalidSettings,
     LedgerFailed,
     NotAllSent,
     ResponsysError,
-    SendRefused,
-    SettingsChanged,
     SourceFailed,
-    StateLost,
 )
 from airflow_provider_responsys.ledger.interface import Ledger
 from airflow_provider_responsys.protocol.pace import Pace
 from airflow_provider_responsys.protocol.push import Acceptance
 from airflow_provider_responsys.recipients.spool import Batch, Spool
+from airflow_provider_responsys.sending.budget import Budget
 from airflow_provider_responsys.sending.engine import Action, Delivery, Engine, Limits, Wait
 from airflow_provider_responsys.sending.outcome import Resumed, Sent
 from airflow_provider_responsys.sending.run import Event, Halt, Report, Run
-from tests.simulation.campaign import HAS_BUDGET
+from airflow_provider_responsys.sending.verdict import FINAL, judge
 from tests.simulation.noted import Noted, NotedLedger
 from tests.simulation.stores import IDENTITY
 
@@ -37,9 +31,6 @@ if TYPE_CHECKING:
 
 KILL_GRACE = 3.0  # as the operator has it
 GRACE = 70.0  # the same: the read timeout and its margin
-
-FINAL = (InvalidSettings, InvalidRecipients, SendRefused, StateLost, SettingsChanged)
-"""What the operator does not let Airflow retry."""
 
 
 class Killed(BaseException):
@@ -344,8 +335,7 @@ class Attempt:
         assert self.ledger is not None
         world = self.world
         again = world.setup.delivery is Delivery.AT_LEAST_ONCE
-        if hasattr(self.ledger, "compare"):
-            self.ledger.compare(self.reads)
+        self.ledger.compare(cast("Spool", self.reads))
         self.resumed = Resumed.of(
             self.ledger.earlier(), cast("Spool", self.reads), self.reads.take_out if again else None
         )
@@ -361,7 +351,9 @@ class Attempt:
             deadline=world.now + setup.execution_timeout,
             delivery=setup.delivery,
         )
-        self.engine = world.parts.engine(limits=limits, pace=Pace.at(setup.per_minute, world.now), **self._budget())
+        self.engine = world.parts.engine(
+            limits=limits, pace=Pace.at(setup.per_minute, world.now), budget=self._budget()
+        )
         self.run = world.parts.run(
             self.engine,
             self.reads.batches(setup.size),
@@ -376,13 +368,11 @@ class Attempt:
         self.engine.more = bool(self.run._queue)  # as `Run.to_end` does
         self.phase = "sends"
 
-    def _budget(self) -> dict[str, Any]:
-        """Return what the engine gets beside limits and pace, if it has a budget of doubts."""
-        if not HAS_BUDGET:
-            return {}
-        budget = import_module("airflow_provider_responsys.sending.budget").Budget
-        recipients, found = len(cast("Rows", self.reads)), getattr(self.resumed, "lost_lately", 0)
-        return {"budget": budget(most=self.world.setup.max_in_doubt, recipients=recipients, found=found)}
+    def _budget(self) -> Budget:
+        assert self.reads is not None
+        assert self.resumed is not None
+        most = self.world.setup.max_in_doubt
+        return Budget(most=most, recipients=len(self.reads), found=self.resumed.lost_lately)
 
     def _send(self) -> None:
         run, engine = self._running, self.engine
@@ -413,28 +403,11 @@ class Attempt:
         self.end(outcome_of(self.sent, on_in_doubt=self.world.setup.on_in_doubt))
 
 
-VERDICT = "airflow_provider_responsys.sending.verdict"
-HAS_VERDICT = find_spec(VERDICT) is not None
-
-
 def outcome_of(sent: Sent, *, on_in_doubt: str) -> Outcome:
     """Return how Airflow takes *sent*."""
-    stopped = sent.report.stopped
-    if isinstance(stopped, Fenced):
+    if isinstance(sent.report.stopped, Fenced):
         return Outcome.RETRY
-    if HAS_VERDICT:
-        verdict = import_module(VERDICT).judge("Autumn", sent, on_in_doubt=on_in_doubt)
-        return {None: Outcome.SUCCESS, True: Outcome.FINAL, False: Outcome.RETRY}[verdict and verdict.final]
-    return _failure(sent, on_in_doubt=on_in_doubt)
-
-
-def _failure(sent: Sent, *, on_in_doubt: str) -> Outcome:
-    """Return what the operator's ``_failure`` decides."""
-    stopped = sent.report.stopped
-    if isinstance(stopped, FINAL):
-        return Outcome.FINAL
-    if sent.buckets.not_sent or sent.report.to_repeat:
-        return Outcome.RETRY
-    if sent.buckets.rejected or (sent.buckets.in_doubt and on_in_doubt == "fail"):
-        return Outcome.FINAL
-    return Outcome.SUCCESS
+    verdict = judge("Autumn", sent, on_in_doubt=on_in_doubt)
+    if verdict is None:
+        return Outcome.SUCCESS
+    return Outcome.FINAL if verdict.final else Outcome.RETRY

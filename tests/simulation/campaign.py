@@ -1,24 +1,13 @@
 """What a schedule begins with, what may happen in it, and which parts are put to the test."""
 
 import math
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from airflow_provider_responsys.ledger.task_state import TaskStateLedger
 from airflow_provider_responsys.ledger.tries import OnClear
-from airflow_provider_responsys.sending.engine import Delivery, Engine
-from airflow_provider_responsys.sending.queue import Queue
+from airflow_provider_responsys.sending.engine import Delivery
 from tests.simulation.choices import Choices
-
-GROWS = hasattr(TaskStateLedger, "_new_key")
-"""Whether the provider's task state ledger writes each key once: one that does not is no match for late writes."""
-
-HAS_BUDGET = "budget" in Engine.__dataclass_fields__
-"""Whether the engine has a budget of doubts."""
-
-KEEPS_TAKEN = hasattr(Queue, "upcoming")
-"""Whether the queue keeps what it took out when the spool fails meanwhile."""
 
 RESTARTS_ONCE = False
 """Whether ``on_clear="restart"`` opens a lost record only for the try that the clear made, not for those after it."""
@@ -74,7 +63,7 @@ class Setup:
     brown_out: float = 0.0
     """The share of pushes whose answers are lost, beside the faults."""
     max_in_doubt: float = math.inf
-    """Recipients, if the engine has such a budget."""
+    """Recipients, after which the sender stops."""
     reads_fail: bool = True
     """Whether the store may fail to answer a question."""
     spool_fails: bool = False
@@ -92,8 +81,8 @@ class Setup:
     execution_timeout: float = math.inf
 
     @classmethod
-    def drawn(cls, choices: Choices, may: Container[str]) -> "Setup":
-        """Choose a campaign in which no more happens than what *may*."""
+    def drawn(cls, choices: Choices) -> "Setup":
+        """Choose a campaign."""
         pick = choices.pick
         batches = (2, 1, 3, 5, 8, 13)[pick(6)]
         size = 1 + pick(3)
@@ -114,11 +103,11 @@ class Setup:
             on_clear=("resume", "restart")[pick(2, 0.8)],
             on_in_doubt=("fail", "continue")[pick(2)],
             delivery=(Delivery.AT_MOST_ONCE, Delivery.AT_LEAST_ONCE)[pick(2, 0.8)],
-            late=(0, 1, 3)[pick(3)] if "late" in may else 0,
-            outside="outside" in may and bool(pick(2, 0.7)),
+            late=(0, 1, 3)[pick(3)],
+            outside=bool(pick(2, 0.7)),
             brown_out=(0.0, 0.5, 0.1)[pick(3, 0.8)],
             max_in_doubt=(math.inf, 2, 5)[pick(3, 0.7)],
-            spool_fails="spool" in may and bool(pick(2, 0.7)),
+            spool_fails=bool(pick(2, 0.7)),
             max_in_flight=(4, 1, 2, 8)[pick(4)],
             per_minute=(6_000, 600, 60)[pick(3)],
             latency=(0.0, 0.3, 20.0)[pick(3)],

@@ -21,7 +21,7 @@ from airflow_provider_responsys.sending.engine import Action, Delivery, Post
 from airflow_provider_responsys.sending.queue import Due, Queue
 from airflow_provider_responsys.sending.run import Run
 from tests.simulation.attempt import Turnwise
-from tests.simulation.campaign import GROWS, HAS_BUDGET, KEEPS_TAKEN, Setup, Strike
+from tests.simulation.campaign import Setup, Strike
 from tests.simulation.segments import SegmentLedger
 from tests.simulation.sql_model import Claimed, Row, SqlModel
 from tests.simulation.stores import Record
@@ -91,9 +91,8 @@ class ForgivesDoubts(Turnwise):
 
     def accepted(self, number: int, request_id: str, now: float, correlation_id: str = "") -> None:
         super().accepted(number, request_id, now, correlation_id)
-        budget = cast("Any", self).budget
-        budget.lost.clear()
-        budget.found = 0
+        self.budget.lost.clear()
+        self.budget.found = 0
 
 
 def takes_a_reset_for_not_sent(error: ResponsysError) -> ResponsysError:
@@ -354,8 +353,6 @@ class Planted:
 
     parts: Parts
     setup: Setup | None = None
-    is_real: bool = False
-    """Whether the provider itself still has it."""
 
 
 FOCUS = Setup(
@@ -380,11 +377,10 @@ PLANTED: dict[str, Planted] = {
     "whoever begins last goes on": Planted(
         replace(REAL, sql=BelievesWhoBeginsLast), replace(FOCUS, sql=True, strikes=(Strike.ZOMBIE,))
     ),
-    "a segment written over": Planted(replace(REAL, record=SegmentLedger), replace(FOCUS, late=1), not GROWS),
+    "a segment written over": Planted(replace(REAL, record=SegmentLedger), replace(FOCUS, late=1)),
     "a segment kept outside": Planted(
         replace(REAL, record=SegmentLedger),
         replace(FOCUS, outside=True, strikes=(Strike.ZOMBIE, Strike.CLEAR)),
-        not GROWS,
     ),
     "a missing mark is none": Planted(replace(REAL, may_have_claimed=takes_a_missing_mark_for_none), CLEANED),
     "a mark with the next claim": Planted(replace(REAL, marked=MarksTheNextClaim), CLEANED),
@@ -397,7 +393,6 @@ PLANTED: dict[str, Planted] = {
     "batches dropped by a failing spool": Planted(
         replace(REAL, run=DropsInRun),
         replace(TWICE, sources=(tuple(range(1, 9)),), spool_fails=True, per_minute=600_000, max_in_flight=2),
-        not KEEPS_TAKEN,
     ),
     "claims kept on restart": Planted(
         replace(REAL, sql=KeepsClaimsOnRestart),
@@ -411,15 +406,12 @@ PLANTED: dict[str, Planted] = {
         replace(REAL, sql=BelievesItsClear), replace(REPLICA, on_clear="restart")
     ),
     "another task's recipient won": Planted(replace(REAL, sql=LosesTheWholeClaim)),
-}
-"""Each with the parts that it replaces."""
-
-if GROWS:
-    PLANTED["keys of the first start"] = Planted(
+    "keys of the first start": Planted(
         replace(REAL, record=ReusesKeys), replace(FOCUS, strikes=(Strike.KILL, Strike.AGAIN))
-    )
-if HAS_BUDGET:
-    PLANTED["an acceptance forgives doubts"] = Planted(
+    ),
+    "an acceptance forgives doubts": Planted(
         replace(REAL, engine=ForgivesDoubts),
         replace(FOCUS, sources=(tuple(range(1, 13)),), brown_out=0.5, max_in_doubt=2, max_in_flight=1),
-    )
+    ),
+}
+"""Each with the parts that it replaces."""

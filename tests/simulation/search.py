@@ -45,7 +45,7 @@ def quiet() -> Iterator[None]:
 
 def play(choices: Choices, setup: Setup | None = None, parts: Parts = REAL, *, tells: bool = False) -> World:
     """Run one schedule of *setup*, or of a campaign that is drawn, too."""
-    world = World(setup or Setup.drawn(choices, parts.may), choices, parts, tells=tells)
+    world = World(setup or Setup.drawn(choices), choices, parts, tells=tells)
     world.to_end()
     return world
 
@@ -95,7 +95,7 @@ def shrunk(script: list[int], rule: str, setup: Setup | None = None, parts: Part
     """Make *script*, which breaks *rule*, as simple as it can be."""
     simple = shrink(script, lambda shorter: breaks(shorter, setup, parts) == rule)
     choices = Choices(simple)
-    world = World(setup or Setup.drawn(choices, parts.may), choices, parts, tells=True)
+    world = World(setup or Setup.drawn(choices), choices, parts, tells=True)
     try:
         world.to_end()
     except Broken as broken:

@@ -6,11 +6,10 @@ from dataclasses import replace
 import pytest
 
 from airflow_provider_responsys.sending.engine import Delivery
-from tests.simulation.campaign import GROWS, Setup, Strike
+from tests.simulation.campaign import Setup, Strike
 from tests.simulation.choices import Choices
 from tests.simulation.planted import FOCUS, PLANTED, REPLICA, Planted
 from tests.simulation.search import SMALL, breaks, by_chance, everyone, play, quiet, simplest
-from tests.simulation.world import REAL
 
 PAIR = ((1, 2),)
 FEW = "batch refused", "answer lost"
@@ -55,9 +54,6 @@ def test_random_schedules_break_no_rule() -> None:
     assert by_chance(range(2_500)) is None
 
 
-grows = pytest.mark.skipif(not GROWS, reason="the task state store's record is written over")
-
-
 @pytest.mark.parametrize(
     "setup",
     [
@@ -74,11 +70,10 @@ grows = pytest.mark.skipif(not GROWS, reason="the task state store's record is w
         ),
         pytest.param(replace(SMALL, sql=True, sources=PAIR, faults=1), id="SQL"),
         pytest.param(replace(SMALL, sql=True, sources=((1, 2), (2,)), faults=0), id="two tasks"),
-        pytest.param(replace(CALM, sources=PAIR, faults=1, late=1, strikes=()), id="late writes", marks=grows),
+        pytest.param(replace(CALM, sources=PAIR, faults=1, late=1, strikes=()), id="late writes"),
         pytest.param(
             replace(CALM, sources=PAIR, faults=1, outside=True, strikes=(Strike.ZOMBIE, Strike.CLEAR)),
             id="values kept outside",
-            marks=grows,
         ),
         pytest.param(replace(CALM, sources=PAIR, retries=0, strikes=(Strike.AGAIN,)), id="a second start"),
         pytest.param(replace(CALM, strikes=(Strike.KILL, Strike.MARKS, Strike.LOST)), id="housekeeping"),
@@ -106,8 +101,7 @@ def test_a_planted_bug_is_found_and_its_schedule_is_short(planted: Planted) -> N
     assert sum(map(bool, found.script)) <= 6
     assert len(found.story) <= 12
     assert breaks(found.script, planted.setup, planted.parts) == found.rule
-    if not planted.is_real:
-        assert breaks(found.script, planted.setup, replace(REAL, may=planted.parts.may)) is None
+    assert breaks(found.script, planted.setup) is None
 
 
 @pytest.mark.parametrize("name", REPLAYS)
@@ -116,8 +110,7 @@ def test_a_schedule_is_replayed_from_its_decisions(name: str) -> None:
     rule, setup, script = REPLAYS[name]
 
     assert breaks(script, setup, PLANTED[name].parts) == rule
-    if not PLANTED[name].is_real:
-        assert breaks(script, setup) is None
+    assert breaks(script, setup) is None
 
 
 def test_without_a_fault_everybody_is_pushed_in_one_try() -> None:

@@ -11,7 +11,6 @@ from airflow_provider_responsys.sending.engine import NO_ANSWER_TRIES, Delivery
 from airflow_provider_responsys.sending.outcome import Buckets, Resumed, Sent
 from airflow_provider_responsys.sending.run import Report
 from tests.simulation.attempt import Attempt, Flight, Outcome
-from tests.simulation.campaign import HAS_BUDGET
 
 if TYPE_CHECKING:
     from tests.simulation.world import Task, World
@@ -166,7 +165,7 @@ class Truth:
         """Check that a try stops when as many are in doubt as may be: beyond that, only what was in flight then."""
         setup = self._world.setup
         most = setup.max_in_doubt + setup.max_in_flight * setup.size
-        if HAS_BUDGET and in_doubt > most:
+        if in_doubt > most:
             raise Broken("doubts have a budget", f"{attempt.name} puts {in_doubt} recipients in doubt")
 
     def check_newest(self, attempt: Attempt) -> None:

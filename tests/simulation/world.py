@@ -23,9 +23,8 @@ from airflow_provider_responsys.ledger.marked import MarkedLedger
 from airflow_provider_responsys.ledger.tries import may_have_claimed
 from airflow_provider_responsys.sending.run import Run
 from tests.simulation.attempt import Attempt, Flight, Killed, Outcome, Turnwise
-from tests.simulation.campaign import GROWS, KEEPS_TAKEN, REFUSALS, RESTARTS_ONCE, Setup, Strike
+from tests.simulation.campaign import REFUSALS, RESTARTS_ONCE, Setup, Strike
 from tests.simulation.choices import Choices
-from tests.simulation.segments import SegmentLedger
 from tests.simulation.sql_model import SqlModel, SqlStore
 from tests.simulation.states import state_of
 from tests.simulation.stores import EPOCH, Record, Store, TaskStates, fingerprints
@@ -54,12 +53,10 @@ class Parts:
 
     engine: type[Turnwise] = Turnwise
     run: type[Run] = Run
-    record: Callable[..., Ledger] = Record if GROWS else SegmentLedger
+    record: Callable[..., Ledger] = Record
     sql: type[SqlModel] = SqlModel
     marked: Callable[..., Ledger] = MarkedLedger
     may_have_claimed: Callable[..., bool] = may_have_claimed
-    may: frozenset[str] = frozenset({"late", "outside"} if GROWS else ()) | frozenset({"spool"} if KEEPS_TAKEN else ())
-    """What else may happen: writes that are late, values that are kept outside, a spool that fails."""
     transport: Callable[[ResponsysError], ResponsysError] = lambda error: error
     """What the wire makes of a failure."""
 
