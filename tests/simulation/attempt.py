@@ -335,7 +335,7 @@ class Attempt:
         assert self.ledger is not None
         world = self.world
         again = world.setup.delivery is Delivery.AT_LEAST_ONCE
-        self.ledger.compare(cast("Spool", self.reads))
+        self.ledger.compare(self.reads)
         self.resumed = Resumed.of(
             self.ledger.earlier(), cast("Spool", self.reads), self.reads.take_out if again else None
         )
