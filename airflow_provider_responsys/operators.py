@@ -273,7 +273,7 @@ class TriggerPushOperator(BaseOperator):
             self._inbox.put(halt)
 
     def _leave_behind(self, context: "Context", error: BaseException) -> None:
-        """Report what is known without the sender, which hangs before its first claim, and raise *error*."""
+        """Report what is known without the sender, which hangs, and raise *error*."""
         self._report_unsent(context, error)
         self._left_behind = True
         raise error
@@ -402,7 +402,7 @@ class TriggerPushOperator(BaseOperator):
     ) -> Report:
         """Send what is left."""
         push, gate = self._push_settings(), Gate()
-        return Run(
+        run = Run(
             engine,
             spool.batches(max_recipients=MAX_RECIPIENTS, max_bytes=self._most_bytes),
             len(spool) - resumed.here,
@@ -416,7 +416,9 @@ class TriggerPushOperator(BaseOperator):
             gate=gate,
             aside=aside.pool,
             observer=observer,
-        ).to_end()
+        )
+        self._known = lambda: Sent.of(spool, resumed, run.so_far())
+        return run.to_end()
 
     def _observer(self, context: "Context", resumed: Resumed) -> PushObserver:
         """Return what counts the requests by their outcome, and shows how far the send is."""

@@ -1,0 +1,47 @@
+"""A report exists, and says what is known, where a try ends while something hangs."""
+
+import itertools
+import threading
+import time
+from typing import Any
+
+from pytest_mock import MockerFixture
+
+from airflow_provider_responsys.operators import TriggerPushOperator
+from airflow_provider_responsys.progress import PushObserver
+from airflow_provider_responsys.sandbox import Sandbox
+from tests.test_operators import Push, RunDag, check, people, sandbox  # noqa: F401 -- a fixture
+
+
+def test_what_was_sent_is_reported_where_the_sender_hangs(
+    sandbox: Sandbox,  # noqa: F811 -- the fixture
+    run_dag: RunDag,
+    mocker: MockerFixture,
+) -> None:
+    """Left behind in the middle of a send, nobody who was pushed is reported as not sent."""
+    released = threading.Event()
+    calls = itertools.count(1)
+    real = PushObserver.accepted
+
+    class Killed(TriggerPushOperator):
+        """A push that hangs after its third acceptance, and that is told to stop then."""
+
+        def execute(self, context: Any) -> dict[str, Any]:
+            def hanging(observer: PushObserver, recipients: int) -> None:
+                real(observer, recipients)
+                if next(calls) == 3:
+                    self.on_kill()
+                    released.wait(60)
+
+            mocker.patch.object(PushObserver, "accepted", hanging)
+            return super().execute(context)
+
+    push = Push(run_dag, kind=Killed, recipients=people(2_000), max_in_flight=1)
+    released.set()
+    time.sleep(0.5)
+
+    assert "told to stop" in str(push.failures[0])
+    assert len(sandbox.pushes) == 600
+    assert push.recipients["accepted"] == 600
+    assert len(push.result["request_ids"]) == 3
+    check(push)
