@@ -20,6 +20,7 @@ from airflow_provider_responsys.errors import (
     ResponsysError,
     SettingsChanged,
     StateLost,
+    code_of,
 )
 from airflow_provider_responsys.hooks import ResponsysHook
 from airflow_provider_responsys.ledger import tries
@@ -258,6 +259,8 @@ class TriggerPushOperator(BaseOperator):
                 self._tell(Halt(NotAllSent("the task ran into its execution_timeout"), KILL_GRACE))
                 if not sender.wait(KILL_GRACE + LAST_SECONDS):
                     self._leave_behind(context, error)
+            if sender.returned:  # its result is no report of its own: Airflow pushes it only where a task succeeds
+                self._push(context, {**sender.result(), "problem": code_of(error)})
             raise
         return sender.result()
 

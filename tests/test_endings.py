@@ -3,8 +3,10 @@
 import itertools
 import threading
 import time
+from datetime import timedelta
 from typing import Any
 
+from airflow.sdk.exceptions import AirflowTaskTimeout
 from pytest_mock import MockerFixture
 
 from airflow_provider_responsys.operators import TriggerPushOperator
@@ -44,4 +46,26 @@ def test_what_was_sent_is_reported_where_the_sender_hangs(
     assert len(sandbox.pushes) == 600
     assert push.recipients["accepted"] == 600
     assert len(push.result["request_ids"]) == 3
+    check(push)
+
+
+def test_a_report_exists_where_a_timeout_strikes_after_the_send(
+    sandbox: Sandbox,  # noqa: F811 -- the fixture
+    run_dag: RunDag,
+    mocker: MockerFixture,
+) -> None:
+    """All was sent and the sender ends well within its grace: Airflow fails the task, and pushes no result."""
+    real = PushObserver.end
+
+    def slow(observer: PushObserver, sent: Any) -> None:
+        time.sleep(4.0)
+        real(observer, sent)
+
+    mocker.patch.object(PushObserver, "end", slow)
+
+    push = Push(run_dag, recipients=people(400), execution_timeout=timedelta(seconds=3))
+
+    assert isinstance(push.failures[0], AirflowTaskTimeout)
+    assert len(sandbox.pushes) == 400
+    assert push.recipients == {"read": 400, "accepted": 400}
     check(push)
