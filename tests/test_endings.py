@@ -6,9 +6,11 @@ import time
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from airflow.sdk.exceptions import AirflowTaskTimeout
 from pytest_mock import MockerFixture
 
+from airflow_provider_responsys.ledger.marked import MarkedLedger
 from airflow_provider_responsys.operators import TriggerPushOperator
 from airflow_provider_responsys.progress import PushObserver
 from airflow_provider_responsys.sandbox import Sandbox
@@ -69,3 +71,41 @@ def test_a_report_exists_where_a_timeout_strikes_after_the_send(
     assert len(sandbox.pushes) == 400
     assert push.recipients == {"read": 400, "accepted": 400}
     check(push)
+
+
+@pytest.mark.parametrize("ends", ["stop", "timeout"])
+def test_a_report_exists_where_the_ledger_hangs_in_begin(
+    sandbox: Sandbox,  # noqa: F811 -- the fixture
+    run_dag: RunDag,
+    mocker: MockerFixture,
+    ends: str,
+) -> None:
+    """The report is there within Airflow's five seconds after SIGTERM, and after an execution_timeout."""
+    released, told = threading.Event(), []
+    pushed = mocker.spy(TriggerPushOperator, "_push")
+
+    class Hangs(TriggerPushOperator):
+        """A push whose ledger hangs as it begins."""
+
+        def execute(self, context: Any) -> dict[str, Any]:
+            def hanging(*_: Any) -> bytes:
+                if ends == "stop":
+                    told.append(time.monotonic())
+                    self.on_kill()
+                released.wait(60)
+                raise RuntimeError("released")
+
+            mocker.patch.object(MarkedLedger, "begin", hanging)
+            try:
+                return super().execute(context)
+            finally:
+                told.append(time.monotonic())
+
+    limit = timedelta(seconds=3) if ends == "timeout" else None
+    push = Push(run_dag, kind=Hangs, recipients=people(400), execution_timeout=limit)
+    released.set()
+
+    assert pushed.call_count >= 1
+    assert push.result is not None
+    if ends == "stop":
+        assert told[-1] - told[0] < 5.0  # Airflow's SIGKILL
