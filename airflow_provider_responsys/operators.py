@@ -20,6 +20,7 @@ from airflow_provider_responsys.errors import (
     ResponsysError,
     SettingsChanged,
     StateLost,
+    code_of,
 )
 from airflow_provider_responsys.hooks import ResponsysHook, new_tracking_id
 from airflow_provider_responsys.ledger import tries
@@ -258,6 +259,8 @@ class TriggerPushOperator(BaseOperator):
                 self._tell(Halt(NotAllSent("the task ran into its execution_timeout"), KILL_GRACE))
                 if not sender.wait(KILL_GRACE + LAST_SECONDS):
                     self._leave_behind(context, error)
+            if sender.returned:  # its result is no report of its own: Airflow pushes it only where a task succeeds
+                self._push(context, {**sender.result(), "problem": code_of(error)})
             raise
         return sender.result()
 
@@ -273,7 +276,7 @@ class TriggerPushOperator(BaseOperator):
             self._inbox.put(halt)
 
     def _leave_behind(self, context: "Context", error: BaseException) -> None:
-        """Report what is known without the sender, which hangs before its first claim, and raise *error*."""
+        """Report what is known without the sender, which hangs, and raise *error*."""
         self._report_unsent(context, error)
         self._left_behind = True
         raise error
@@ -402,7 +405,7 @@ class TriggerPushOperator(BaseOperator):
     ) -> Report:
         """Send what is left."""
         push, gate = self._push_settings(), Gate()
-        return Run(
+        run = Run(
             engine,
             spool.batches(max_recipients=MAX_RECIPIENTS, max_bytes=self._most_bytes),
             len(spool) - resumed.here,
@@ -416,7 +419,9 @@ class TriggerPushOperator(BaseOperator):
             gate=gate,
             aside=aside.pool,
             observer=observer,
-        ).to_end()
+        )
+        self._known = lambda: Sent.of(spool, resumed, run.so_far())
+        return run.to_end()
 
     def _observer(self, context: "Context", resumed: Resumed) -> PushObserver:
         """Return what counts the requests by their outcome, and shows how far the send is."""

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 from queue import Empty
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from airflow_provider_responsys.errors import LedgerFailed
 from airflow_provider_responsys.sending.run import LOOK_UP, Halt, Inbox, Written
 from airflow_provider_responsys.sending.threads import Call, Pool
 
@@ -33,9 +34,16 @@ class Aside:
         self.pool = Pool(1, "responsys-ledger")
         self._inbox = inbox
         self._clock = clock
+        self._hangs: Call[Any] | None = None
+        """The call that was left behind, if one was."""
 
     def call(self, function: Callable[[], T]) -> T:
-        """Return what *function* returns; told to stop, raise the reason if that takes longer than the stop allows."""
+        """Return what *function* returns; told to stop, raise the reason if that takes longer than the stop allows.
+
+        After that, raise at once as long as what was left behind has not ended.
+        """
+        if self._hangs and not self._hangs.ended:
+            raise LedgerFailed("The ledger has not answered an earlier call")
         call = Call(function, then=lambda: self._inbox.put(Written()))
         self.pool.submit(call)
         halt: Halt | None = None
@@ -49,6 +57,7 @@ class Aside:
         if halt:
             self._inbox.put(halt)  # what comes next has to stop, too
             if not call.ended:
+                self._hangs = call
                 raise halt.reason
         return call.result()
 

@@ -68,9 +68,14 @@ class Queue:
         self._again.append(due)
         self.taken -= len(due.batch)
 
+    @property
+    def doubts(self) -> list[Due]:
+        """The repeats that are left: those are not just not sent."""
+        return [due for due in list(self._again) if due.doubt]
+
     def take_doubts(self) -> list[Due]:
-        """Return the repeats that are left: those are not just not sent."""
-        doubts = [due for due in self._again if due.doubt]
+        """Take the repeats that are left."""
+        doubts = self.doubts
         self._again = deque(due for due in self._again if not due.doubt)
         self.taken += sum(len(due.batch) for due in doubts)
         return doubts

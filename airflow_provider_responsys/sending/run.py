@@ -6,7 +6,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Container, Generator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -114,11 +114,7 @@ class Report:
     @classmethod
     def of_nothing_sent(cls, left: int, repeats: Sequence[Due]) -> Self:
         """Return the report of a try that came to send nothing, with *left* recipients and *repeats* before it."""
-        doubts = [
-            Doubt(due.doubt.label, len(due.batch), NOT_REPEATED, due.batch.fingerprints, due.doubt.batch_id)
-            for due in repeats
-            if due.doubt
-        ]
+        doubts = [_left_over(due) for due in repeats if due.doubt]
         in_doubt = sum(doubt.size for doubt in doubts)
         return cls(left + in_doubt, not_sent=left, doubts=doubts, to_repeat=in_doubt)
 
@@ -208,6 +204,31 @@ class Run:
             pool.close()
             self._queue.close()
         return self._finish()
+
+    def so_far(self) -> Report:
+        """Return what is known now, on any thread, where this run may never come to its end.
+
+        What is in flight is in doubt, and what nothing is known of was not sent.
+        """
+        known = self.report
+        report = replace(
+            known,
+            request_ids=list(known.request_ids),
+            rejected=Counter(known.rejected),
+            held=Counter(known.held),
+            doubts=list(known.doubts),
+        )
+        for number, batch in list(self._claimed.items()):
+            if self.engine.may_be_out(number) or number in self._inherited:
+                reason = "stopped before its answer came"
+                report.doubts.append(
+                    Doubt(f"batch {number}", len(batch), reason, batch.fingerprints, self._ids[number])
+                )
+        report.doubts += [_left_over(due) for due in self._queue.doubts]
+        report.not_sent = report.left
+        report.stopped = self.engine.stopped
+        report.unwritten = self.engine.unrecorded
+        return report
 
     def _end_after(self, error: Exception, pool: Workers) -> None:
         """Wind down after an unexpected *error*: what comes back is settled, as far as that works."""
@@ -464,6 +485,12 @@ class Run:
             self._inbox.put(Probed(ResponsysError(f"an error of our own: {type(error).__name__}")))
         else:
             self._inbox.put(Probed(None))
+
+
+def _left_over(due: Due) -> Doubt:
+    """Return the doubt that was to be sent to again."""
+    label, batch_id = (due.doubt.label, due.doubt.batch_id) if due.doubt else ("", 0)
+    return Doubt(label, len(due.batch), NOT_REPEATED, due.batch.fingerprints, batch_id)
 
 
 def _without(batch: Batch, lost: Container[int]) -> Batch:

@@ -35,6 +35,11 @@ class Call(Generic[T]):
         """Whether the function has returned, or raised."""
         return self._ended.is_set()
 
+    @property
+    def returned(self) -> bool:
+        """Whether the function has returned."""
+        return self.ended and self._error is None
+
     def wait(self, seconds: float) -> bool:
         """Wait at most *seconds* for the end; return whether it has come."""
         return self._ended.wait(seconds)

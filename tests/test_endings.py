@@ -1,0 +1,111 @@
+"""A report exists, and says what is known, where a try ends while something hangs."""
+
+import itertools
+import threading
+import time
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowTaskTimeout
+from pytest_mock import MockerFixture
+
+from airflow_provider_responsys.ledger.marked import MarkedLedger
+from airflow_provider_responsys.operators import TriggerPushOperator
+from airflow_provider_responsys.progress import PushObserver
+from airflow_provider_responsys.sandbox import Sandbox
+from tests.test_operators import Push, RunDag, check, people, sandbox  # noqa: F401 -- a fixture
+
+
+def test_what_was_sent_is_reported_where_the_sender_hangs(
+    sandbox: Sandbox,  # noqa: F811 -- the fixture
+    run_dag: RunDag,
+    mocker: MockerFixture,
+) -> None:
+    """Left behind in the middle of a send, nobody who was pushed is reported as not sent."""
+    released = threading.Event()
+    calls = itertools.count(1)
+    real = PushObserver.accepted
+
+    class Killed(TriggerPushOperator):
+        """A push that hangs after its third acceptance, and that is told to stop then."""
+
+        def execute(self, context: Any) -> dict[str, Any]:
+            def hanging(observer: PushObserver, recipients: int) -> None:
+                real(observer, recipients)
+                if next(calls) == 3:
+                    self.on_kill()
+                    released.wait(60)
+
+            mocker.patch.object(PushObserver, "accepted", hanging)
+            return super().execute(context)
+
+    push = Push(run_dag, kind=Killed, recipients=people(2_000), max_in_flight=1)
+    released.set()
+    time.sleep(0.5)
+
+    assert "told to stop" in str(push.failures[0])
+    assert len(sandbox.pushes) == 600
+    assert push.recipients["accepted"] == 600
+    assert len(push.result["request_ids"]) == 3
+    check(push)
+
+
+def test_a_report_exists_where_a_timeout_strikes_after_the_send(
+    sandbox: Sandbox,  # noqa: F811 -- the fixture
+    run_dag: RunDag,
+    mocker: MockerFixture,
+) -> None:
+    """All was sent and the sender ends well within its grace: Airflow fails the task, and pushes no result."""
+    real = PushObserver.end
+
+    def slow(observer: PushObserver, sent: Any) -> None:
+        time.sleep(4.0)
+        real(observer, sent)
+
+    mocker.patch.object(PushObserver, "end", slow)
+
+    push = Push(run_dag, recipients=people(400), execution_timeout=timedelta(seconds=3))
+
+    assert isinstance(push.failures[0], AirflowTaskTimeout)
+    assert len(sandbox.pushes) == 400
+    assert push.recipients == {"read": 400, "accepted": 400}
+    check(push)
+
+
+@pytest.mark.parametrize("ends", ["stop", "timeout"])
+def test_a_report_exists_where_the_ledger_hangs_in_begin(
+    sandbox: Sandbox,  # noqa: F811 -- the fixture
+    run_dag: RunDag,
+    mocker: MockerFixture,
+    ends: str,
+) -> None:
+    """The report is there within Airflow's five seconds after SIGTERM, and after an execution_timeout."""
+    released, told = threading.Event(), []
+    pushed = mocker.spy(TriggerPushOperator, "_push")
+
+    class Hangs(TriggerPushOperator):
+        """A push whose ledger hangs as it begins."""
+
+        def execute(self, context: Any) -> dict[str, Any]:
+            def hanging(*_: Any) -> bytes:
+                if ends == "stop":
+                    told.append(time.monotonic())
+                    self.on_kill()
+                released.wait(60)
+                raise RuntimeError("released")
+
+            mocker.patch.object(MarkedLedger, "begin", hanging)
+            try:
+                return super().execute(context)
+            finally:
+                told.append(time.monotonic())
+
+    limit = timedelta(seconds=3) if ends == "timeout" else None
+    push = Push(run_dag, kind=Hangs, recipients=people(400), execution_timeout=limit)
+    released.set()
+
+    assert pushed.call_count >= 1
+    assert push.result is not None
+    if ends == "stop":
+        assert told[-1] - told[0] < 5.0  # Airflow's SIGKILL
