@@ -21,14 +21,14 @@ Found: TypeAlias = Any
 """A row of a query: SQLAlchemy 2.0 and 2.1 type it differently."""
 
 RESTARTED = (
-    'The task was cleared and on_clear is "restart": what its earlier tries claimed is forgotten, and everybody whom '
-    "no other task has claimed will be pushed, again where they were pushed before."
+    'The task was cleared and on_clear is "restart": the claims of its earlier tries are forgotten, and all recipients '
+    "whom no other task has claimed are pushed, again where they were pushed before."
 )
 
-REPLACED = "Another try of this task has begun, so this one claims nobody any more"
+REPLACED = "Another try of this task has begun, so this one claims no recipient any more"
 
 WHAT_TO_DO = (
-    'Restore the newer state of the database; or, if everybody may be pushed again, set on_clear="restart" and '
+    'Restore the newer state of the database; or, if all recipients may be pushed again, set on_clear="restart" and '
     "clear the task."
 )
 
@@ -164,7 +164,7 @@ class Beginning:
             f"This is try {self._mine.try_number}, and the ledger has no record of the earlier ones"
             + (", as if it were on another worker's disk" if self._database.dialect == "sqlite" else "")
             + ", so nothing is sent: who was pushed can't be told. Point ledger_conn_id to the database that the "
-            'earlier tries used; or, if everybody may be pushed again, set on_clear="restart" and clear the task.'
+            'earlier tries used; or, if all recipients may be pushed again, set on_clear="restart" and clear the task.'
         )
 
     def _tell(self, plan: Plan, begun: Begun) -> None:
@@ -172,7 +172,7 @@ class Beginning:
         if plan.restart and (plan.newest.start or not self._may_lack_a_record()):
             log.warning(RESTARTED)
         elif plan.cleared and plan.newest.start:
-            log.info("The task was cleared; it goes on where it stopped, and pushes nobody again.")
+            log.info("The task was cleared; it goes on where it stopped, and pushes no recipient again.")
         if self._marks:
             before = begun.point.start - 1
             self._marks.complete(Point(before, begun.point.count, plan.newest.max_tries))

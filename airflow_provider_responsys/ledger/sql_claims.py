@@ -126,7 +126,7 @@ class Writer:
     def _send_problem(self, send: Found) -> LedgerFailed | None:
         """Return what is wrong with *send*, if anything."""
         if send is None:
-            return StateLost(f"{GONE}, so nobody is claimed. {WHAT_TO_DO}")
+            return StateLost(f"{GONE}, so no recipient is claimed. {WHAT_TO_DO}")
         if send.fingerprint_key_id != self._key_id:
             return StateLost(KEY_LOST)
         if send.identity != self._identity:
@@ -142,7 +142,7 @@ class Writer:
             return Fenced(REPLACED)
         return StateLost(
             "The ledger's database was put back to an older state while this try ran: it lacks claims of this task "
-            f"that were there. Nobody else is claimed, and what is lost can't be told. {WHAT_TO_DO}"
+            f"that were there. No other recipient is claimed, and what is lost can't be told. {WHAT_TO_DO}"
         )
 
     def _is_known(self, connection: Connection) -> bool:

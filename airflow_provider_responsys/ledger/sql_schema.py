@@ -27,8 +27,8 @@ MUCH = 600
 
 KEY_LOST = (
     "The ledger's fingerprint key is gone or damaged (table responsys_ledger), and without it no recipient whom the "
-    "ledger has claimed can be recognised, so nothing is sent. Restore that table from a backup; or, if everybody may "
-    "be pushed again, drop the tables responsys_*."
+    "ledger has claimed can be recognised, so nothing is sent. Restore that table from a backup; or, if all recipients "
+    "may be pushed again, drop the tables responsys_*."
 )
 
 T = TypeVar("T")

@@ -43,6 +43,6 @@ def changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     changed = ", ".join(f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in names)
     return (
         f"{changed}: an earlier try claimed recipients under other settings, so the two lists can't be compared, and "
-        'nothing is sent. Set them back; or, if everybody may be pushed again, set on_clear="restart" and clear the '
-        "task."
+        "nothing is sent. Set them back; or, if all recipients may be pushed again, set "
+        'on_clear="restart" and clear the task.'
     )
