@@ -14,7 +14,7 @@ from airflow_provider_responsys.errors import (
     ResponsysError,
     SourceFailed,
 )
-from airflow_provider_responsys.ledger.interface import Ledger
+from airflow_provider_responsys.ledger.interface import Ledger, Source
 from airflow_provider_responsys.protocol.pace import Pace
 from airflow_provider_responsys.protocol.push import Acceptance
 from airflow_provider_responsys.recipients.spool import Batch, Spool
@@ -335,7 +335,7 @@ class Attempt:
         assert self.ledger is not None
         world = self.world
         again = world.setup.delivery is Delivery.AT_LEAST_ONCE
-        self.ledger.compare(cast("Spool", self.reads))
+        self.ledger.compare(cast("Source", self.reads))
         self.resumed = Resumed.of(
             self.ledger.earlier(), cast("Spool", self.reads), self.reads.take_out if again else None
         )
