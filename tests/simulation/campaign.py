@@ -9,9 +9,6 @@ from airflow_provider_responsys.ledger.tries import OnClear
 from airflow_provider_responsys.sending.engine import Delivery
 from tests.simulation.choices import Choices
 
-RESTARTS_ONCE = False
-"""Whether ``on_clear="restart"`` opens a lost record only for the try that the clear made, not for those after it."""
-
 REFUSALS = "not sent", "token expired", "limit exceeded", "try later", "batch refused", "send refused"
 DOUBTS = "answer lost", "queue failed", "an error of our own"
 ANSWERS = REFUSALS + DOUBTS

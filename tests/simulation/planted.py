@@ -277,6 +277,14 @@ class ReusesKeys(Record):
         return key
 
 
+class RestartsEachTry(Record):
+    """Takes each try after a clear for the one that the clear made."""
+
+    @property
+    def _is_of_a_clear(self) -> bool:
+        return self._max_tries != self._retries
+
+
 # The database
 
 
@@ -404,6 +412,10 @@ PLANTED: dict[str, Planted] = {
     "a gap in the marks": Planted(replace(REAL, sql=LeavesAGap), REPLICA),
     "a clear told by what was put back": Planted(
         replace(REAL, sql=BelievesItsClear), replace(REPLICA, on_clear="restart")
+    ),
+    "a lost record restarted twice": Planted(
+        replace(REAL, record=RestartsEachTry),
+        replace(FOCUS, on_clear="restart", strikes=(Strike.KILL, Strike.CLEAR, Strike.LOST)),
     ),
     "another task's recipient won": Planted(replace(REAL, sql=LosesTheWholeClaim)),
     "keys of the first start": Planted(

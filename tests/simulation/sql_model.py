@@ -8,6 +8,7 @@ from airflow_provider_responsys.errors import Fenced, LedgerFailed, StateLost
 from airflow_provider_responsys.ledger.fingerprint import KEY_BYTES
 from airflow_provider_responsys.ledger.interface import Accepted, Claim, Earlier, Holder, Settlement, Wanted
 from airflow_provider_responsys.ledger.state_store import StateStore
+from airflow_provider_responsys.ledger.tries import is_of_a_clear
 from tests.simulation.stores import EPOCH, Accessor
 
 if TYPE_CHECKING:
@@ -89,6 +90,12 @@ class SqlStore:
         self.before: list[Tables] = []
         """The tables as they were before each of the last transactions, the oldest first."""
         self._ledger = ledger or SqlModel
+        self._made = 0
+
+    def new_id(self) -> int:
+        """Return the id of a try that begins: none has it again, not even after the tables were put back."""
+        self._made += 1
+        return self._made
 
     def open(self, attempt: "Attempt") -> "SqlModel":
         """Return the model of the SQL ledger on these tables, with its marks in Airflow's store."""
@@ -261,9 +268,9 @@ class SqlModel:
         tries = tables.tries.get(self._task, ())
         self._check_late(tries[-1].try_number if tries else 0)
         setup = self._world.setup
-        if max_tries is None:
-            max_tries = tries[-1].max_tries if tries else setup.retries
-        restarts = setup.on_clear == "restart" and attempt.max_tries != max_tries
+        if max_tries is None and tries:
+            max_tries = tries[-1].max_tries
+        restarts = setup.on_clear == "restart" and self._is_cleared(max_tries)
         if not tries:
             if attempt.may_have_claimed and not restarts:
                 raise StateLost("no record of the earlier tries")
@@ -272,12 +279,19 @@ class SqlModel:
                 if row.task == self._task and not row.forgotten:
                     self._give_up(row)
                     tables.batches[row.id] = replace(row, forgotten=True)
-        self._begun = 1 + max((begun.id for each in tables.tries.values() for begun in each), default=0)
+        self._begun = self._store.new_id()
         self.resumes = bool(self._of_earlier_tries())
         self._start = max(known, tries[-1].start if tries else 0) + 1
         tables.tries[self._task] = (*tries, Begun(self._begun, self._start, attempt.number, attempt.max_tries))
         self._counter = self._marked = tables.counters.setdefault(self._task, 0)
         return restarts
+
+    def _is_cleared(self, max_tries: int | None) -> bool:
+        """Return whether a person cleared the task since a try with *max_tries*; without a record, whether for this."""
+        attempt, retries = self._attempt, self._world.setup.retries
+        if max_tries is None:
+            return is_of_a_clear(try_number=attempt.number, max_tries=attempt.max_tries, retries=retries)
+        return attempt.max_tries != max_tries
 
     def _check_late(self, newest: int) -> None:
         """Refuse a try that begins after its successor: of one run, the numbers are as good as the ids."""

@@ -23,7 +23,7 @@ from airflow_provider_responsys.ledger.marked import MarkedLedger
 from airflow_provider_responsys.ledger.tries import may_have_claimed
 from airflow_provider_responsys.sending.run import Run
 from tests.simulation.attempt import Attempt, Flight, Killed, Outcome, Turnwise
-from tests.simulation.campaign import REFUSALS, RESTARTS_ONCE, Setup, Strike
+from tests.simulation.campaign import REFUSALS, Setup, Strike
 from tests.simulation.choices import Choices
 from tests.simulation.sql_model import SqlModel, SqlStore
 from tests.simulation.states import state_of
@@ -532,8 +532,7 @@ class World:
         kept = self.states.kept.get(task.name)
         if Strike.MARKS in allowed and task.marks:
             yield Strike.MARKS, task, current
-        may_lose = RESTARTS_ONCE or self.setup.on_clear == "resume"
-        if Strike.LOST in allowed and may_lose and kept and kept.rows and not self.put_backs:
+        if Strike.LOST in allowed and kept and kept.rows and not self.put_backs:
             yield Strike.LOST, task, current
         if self.may_put_back and self.sql and self.sql.before:
             yield Strike.PUT_BACK, task, current
