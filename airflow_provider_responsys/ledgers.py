@@ -61,7 +61,7 @@ def ledger_conn_id_of(given: str | None) -> str | None:
 
 
 def ledger_engine(ledger_conn_id: str) -> "Engine":
-    """Return a new SQLAlchemy engine on the SQL ledger's database; whoever asks disposes of it."""
+    """Return a new SQLAlchemy engine on the SQL ledger's database; the caller disposes of it."""
     from airflow_provider_responsys.ledger.sql_engine import hook_engine  # noqa: PLC0415 -- brings SQLAlchemy
 
     connection = BaseHook.get_connection(ledger_conn_id)

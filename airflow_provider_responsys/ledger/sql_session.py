@@ -1,4 +1,4 @@
-"""What holds on each connection of the ledger, whoever made it: isolation, durability, and how long an answer may take.
+"""What holds on each connection of the ledger, however it was made: isolation, durability, how long an answer may take.
 
 The server is told its limits at the start of each transaction, which also holds
 behind a pooler that gives each transaction another session. What the server

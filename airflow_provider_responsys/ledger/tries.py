@@ -19,7 +19,7 @@ def may_have_claimed(*, try_number: int, max_tries: int, retries: int, left: Col
     *left* are the XCom keys that Airflow found when this try started, None where
     that is unknown. Airflow deletes them before ``execute``, so each try pushes
     the mark that it found again. Without a mark, only the first try and an
-    automatic second one (*max_tries* is *retries*: nobody cleared the task) are
+    automatic second one (*max_tries* is *retries*: the task was not cleared) are
     certain: a second try that died before ``execute`` has taken the mark of the
     first one from the third, and housekeeping may have removed it before a clear.
     """

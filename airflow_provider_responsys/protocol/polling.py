@@ -110,7 +110,7 @@ Outcome = Finished | Processing | Gone | Failed | Unclear
 def poll(
     account: Account, request_ids: Sequence[str], *, waits: Iterable[float] = (), tracking_id: str = ""
 ) -> Conversation[dict[str, Outcome]]:
-    """Return what became of each of *request_ids*, at most as many as the family takes at once.
+    """Return the outcome of each of *request_ids*, at most as many as the family takes at once.
 
     *tracking_id* is sent as ``X-Request-Id``.
     """

@@ -132,7 +132,7 @@ def test_marks_alone_close_a_cleared_send(airflow: Standalone, sandbox: Sandbox)
 
 
 def test_a_sql_ledger_goes_on(airflow: Standalone, sandbox: Sandbox) -> None:
-    """The next try sends to everybody who was neither accepted nor is in doubt."""
+    """The next try sends to each recipient who was neither accepted nor is in doubt."""
     run = Run(airflow, sandbox, "with_ledger")
     killed_while_pushing(run)
 
