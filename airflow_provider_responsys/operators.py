@@ -1,6 +1,7 @@
 """The operator that sends a push campaign to a list of recipients."""
 
 import math
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -224,7 +225,8 @@ class TriggerPushOperator(BaseOperator):
         self._stop: Halt | None = None
         self._stopped_at = math.inf
         self._known: Callable[[], Sent] | None = None
-        self._left_behind = False
+        self._reporting: AbstractContextManager[Any] = nullcontext()  # Airflow copies operators, and no lock
+        self._reported = self._left_behind = False
 
     def _do_render_template_fields(
         self,
@@ -244,7 +246,8 @@ class TriggerPushOperator(BaseOperator):
     def execute(self, context: "Context") -> dict[str, Any]:
         """Send the campaign; return who was accepted and who was not."""
         self._inbox = SimpleQueue()
-        self._stop, self._stopped_at, self._known, self._left_behind = None, math.inf, None, False
+        self._stop, self._stopped_at, self._known = None, math.inf, None
+        self._reporting, self._reported, self._left_behind = threading.RLock(), False, False
         if self._stopped_early:
             self.on_kill()
         # Aside: Airflow's execution_timeout is raised on this thread, between any two instructions.
@@ -277,8 +280,10 @@ class TriggerPushOperator(BaseOperator):
 
     def _leave_behind(self, context: "Context", error: BaseException) -> None:
         """Report what is known without the sender, which hangs, and raise *error*."""
-        self._report_unsent(context, error)
-        self._left_behind = True
+        with self._reporting:  # where the sender is about to report, its report is waited for, and is the only one
+            if not self._reported:
+                self._report_unsent(context, error)
+            self._left_behind = True
         raise error
 
     def _execute(self, context: "Context", inbox: Inbox) -> dict[str, Any]:
@@ -304,9 +309,7 @@ class TriggerPushOperator(BaseOperator):
 
     def _ended(self, context: "Context", sent: Sent) -> dict[str, Any]:
         """Return the report of a send that has come to its end; push it and raise where the task must fail."""
-        record: Literal["sql", "none"] = "sql" if ledger_conn_id_of(self.ledger_conn_id) else "none"
-        for doubt in sent.doubts:
-            self.log.error("%s", doubt_line(doubt, send_key_of(context, self.send_key), record))
+        self._tell_doubts(context, sent)
         report = sent.report
         if report.unwritten:
             self.log.warning("%d acceptances were not written to the ledger: %s", report.unwritten, report.stopped)
@@ -463,15 +466,25 @@ class TriggerPushOperator(BaseOperator):
 
     def _push(self, context: "Context", result: dict[str, Any]) -> None:
         """Push the *result* of a try that fails."""
-        if self._left_behind:
-            return  # it is pushed already, and another try may have begun
-        for name, value in {**result, "return_value": result}.items():
-            context["ti"].xcom_push(key=name, value=value)
+        with self._reporting:
+            if self._left_behind:
+                return  # it is pushed already, and another try may have begun
+            for name, value in {**result, "return_value": result}.items():
+                context["ti"].xcom_push(key=name, value=value)
+            self._reported = True
+
+    def _tell_doubts(self, context: "Context", sent: Sent) -> None:
+        """Log each batch in doubt, and what a person types to resolve it."""
+        record: Literal["sql", "none"] = "sql" if ledger_conn_id_of(self.ledger_conn_id) else "none"
+        for doubt in sent.doubts:
+            self.log.error("%s", doubt_line(doubt, send_key_of(context, self.send_key), record))
 
     def _report_unsent(self, context: "Context", error: BaseException) -> None:
         """Push what is known where a try fails with *error* before, or beside, its send."""
         try:
             sent = self._known() if self._known else None
+            if sent:
+                self._tell_doubts(context, sent)
             problem = problem_of(error, sent, first=context["ti"].try_number == 1)
             self._push(context, self._result(context, sent or Sent.nothing(), problem=problem))
         except Exception:  # the failure that led here says more

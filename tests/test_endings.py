@@ -109,3 +109,41 @@ def test_a_report_exists_where_the_ledger_hangs_in_begin(
     assert push.result is not None
     if ends == "stop":
         assert told[-1] - told[0] < 5.0  # Airflow's SIGKILL
+
+
+def test_one_report_is_written_where_the_sender_is_about_to_report(
+    sandbox: Sandbox,  # noqa: F811 -- the fixture
+    run_dag: RunDag,
+    mocker: MockerFixture,
+) -> None:
+    """A report that takes long is waited for: two threads that report at once get in each other's way."""
+    released, reporting, reports = threading.Event(), threading.Lock(), []
+
+    class Slow(TriggerPushOperator):
+        """A push that is told to stop while its ledger begins, and that takes two seconds to push its report."""
+
+        def execute(self, context: Any) -> dict[str, Any]:
+            def hanging(*_: Any) -> bytes:
+                self.on_kill()
+                released.wait(60)
+                raise RuntimeError("released")
+
+            def pushed(ti: Any, key: str, value: Any) -> None:
+                reports.append(key)
+                assert reporting.acquire(blocking=False), "two threads report at once"
+                try:
+                    time.sleep(2.0 if len(reports) == 1 else 0.0)
+                    push_xcom(ti, key, value)
+                finally:
+                    reporting.release()
+
+            push_xcom = type(context["ti"]).xcom_push
+            mocker.patch.object(MarkedLedger, "begin", hanging)
+            mocker.patch.object(type(context["ti"]), "xcom_push", pushed)
+            return super().execute(context)
+
+    push = Push(run_dag, kind=Slow, recipients=people(400))
+    released.set()
+
+    assert push.result is not None
+    assert sorted(reports) == sorted({*push.result, "return_value"})

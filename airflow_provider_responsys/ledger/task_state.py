@@ -138,8 +138,8 @@ class TaskStateLedger:
         if not (settled or wanted):
             return []
         self._sum_up()
-        places = self._places([want.fingerprints for want in wanted], upcoming)
-        claims = [self._claim(want, place) for want, place in zip(wanted, places, strict=True)]
+        names = self._stand([want.fingerprints for want in wanted], upcoming)
+        claims = [self._claim(want, self._written.places[name]) for want, name in zip(wanted, names, strict=True)]
         texts = [*self._written.texts_before(), *map(_settlement, settled), *(batch.claim() for batch in claims)]
         number = self._written.take_number()
         try:
@@ -149,6 +149,8 @@ class TaskStateLedger:
             self._written.unsent.extend(want.number for want in wanted)
             raise
         self._written.note(number, texts)
+        self._written.forget(settled)
+        self._written.claimed.update((want.number, name) for want, name in zip(wanted, names, strict=True))
         return [Claim(want.number) for want in wanted]
 
     def name_answer(self, number: int, correlation_id: str) -> None:
@@ -250,8 +252,8 @@ class TaskStateLedger:
         self._set("sum", self._written.sums, summary.write())
         self._written.summed_up(summary)
 
-    def _places(self, wanted: Sequence[Sequence[bytes]], upcoming: Sequence[Sequence[bytes]]) -> list[tuple[int, int]]:
-        """Return where the fingerprints of each batch stand, after writing those that are new, *upcoming* ones too."""
+    def _stand(self, wanted: Sequence[Sequence[bytes]], upcoming: Sequence[Sequence[bytes]]) -> list[bytes]:
+        """Return by what name each batch's fingerprints are found, after writing the new ones, *upcoming* ones too."""
         packed = [pack(b"".join(fingerprints)) for fingerprints in wanted]
         new = deque(one for one in dict.fromkeys(packed) if _name(one) not in self._written.places)
         if new:
@@ -260,7 +262,7 @@ class TaskStateLedger:
             new.extend(one for one in ahead if one not in new and _name(one) not in self._written.places)
             while wanted_yet > 0:
                 wanted_yet -= self._write_people(new)
-        return [self._written.places[_name(one)] for one in packed]
+        return [_name(one) for one in packed]
 
     def _write_people(self, waiting: deque[str]) -> int:
         """Write the first of *waiting* in one key; return how many."""
@@ -317,7 +319,9 @@ class Written:
         self.newest = -1
         """The newest commit that was acknowledged."""
         self.places: dict[bytes, tuple[int, int]] = {}
-        """Where the fingerprints of batches stand, by a digest of them."""
+        """Where the fingerprints of batches that may still be claimed stand, by a digest of them."""
+        self.claimed: dict[int, bytes] = {}
+        """That digest of the batches that are claimed and not settled, by their number."""
         self.unsent: list[int] = []
         """Batches of commits that failed: they were not sent."""
         self.announced = 0
@@ -346,6 +350,13 @@ class Written:
         self.newest = number
         self.unsent.clear()
         self._texts.extend(texts)
+
+    def forget(self, settled: Iterable[Settlement]) -> None:
+        """Drop what only a further claim needs: an accepted batch is never claimed again, a released one may be."""
+        for settlement in settled:
+            name = self.claimed.pop(settlement.number, None)
+            if name is not None and isinstance(settlement, Accepted):
+                self.places.pop(name, None)
 
     @property
     def is_long(self) -> bool:

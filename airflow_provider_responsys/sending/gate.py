@@ -37,6 +37,11 @@ class Gate:
             except ResponsysError as error:
                 failure = error
 
+    def forget(self, batch_id: int) -> None:
+        """Drop a batch whose answer is taken in."""
+        with self._lock:
+            self._out.discard(batch_id)
+
     def shut(self) -> frozenset[int]:
         """Let no request leave any more; return the batches whose request may be out, or was."""
         with self._lock:

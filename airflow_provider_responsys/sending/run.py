@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Container, Generator, Sequence
@@ -181,7 +182,9 @@ class Run:
         self._numbers = itertools.count(1)
         self._claimed: dict[int, Batch] = {}
         self._ids: dict[int, int] = {}
-        """The id of each batch, by its number."""
+        """The id of each batch that is not settled, by its number."""
+        self._counting = threading.Lock()
+        """Held, for no more than a few assignments, while a batch goes from one count to another."""
         self._inherited: set[int] = set()
         """Those that an earlier try left in doubt, and this one has not sent yet."""
         self._recalled: set[int] = set()
@@ -210,21 +213,22 @@ class Run:
 
         What is in flight is in doubt, and what nothing is known of was not sent.
         """
-        known = self.report
-        report = replace(
-            known,
-            request_ids=list(known.request_ids),
-            rejected=Counter(known.rejected),
-            held=Counter(known.held),
-            doubts=list(known.doubts),
-        )
-        for number, batch in list(self._claimed.items()):
+        with self._counting:
+            known = self.report
+            report = replace(
+                known,
+                request_ids=list(known.request_ids),
+                rejected=Counter(known.rejected),
+                held=Counter(known.held),
+                doubts=list(known.doubts),
+            )
+            claimed = list(self._claimed.items())
+            report.doubts += [_left_over(due) for due in self._queue.doubts]
+        for number, batch in claimed:
             if self.engine.may_be_out(number) or number in self._inherited:
                 reason = "stopped before its answer came"
-                report.doubts.append(
-                    Doubt(f"batch {number}", len(batch), reason, batch.fingerprints, self._ids[number])
-                )
-        report.doubts += [_left_over(due) for due in self._queue.doubts]
+                batch_id = self._ids.get(number, 0)
+                report.doubts.append(Doubt(f"batch {number}", len(batch), reason, batch.fingerprints, batch_id))
         report.not_sent = report.left
         report.stopped = self.engine.stopped
         report.unwritten = self.engine.unrecorded
@@ -328,7 +332,9 @@ class Run:
         kept = [number for number in self._claimed if self.engine.is_in_flight(number) and self._ids[number] not in out]
         self._recalled.update(kept)
         for number in self.engine.recalled(kept):
-            self._queue.put_back(Due(self._claimed.pop(number)))
+            with self._counting:
+                self._queue.put_back(Due(self._claimed.pop(number)))
+                self._forget(number)
 
     def _take(self, most: int) -> list[Due]:
         try:
@@ -353,9 +359,11 @@ class Run:
         now = self._clock()
         match event:
             case Answered(number, request_id, correlation_id):
-                batch = self._claimed.pop(number)
-                self.report.accepted += len(batch)
-                self.report.request_ids.append(request_id)
+                with self._counting:
+                    batch = self._claimed.pop(number)
+                    self.report.accepted += len(batch)
+                    self.report.request_ids.append(request_id)
+                self._forget(number)
                 self.engine.accepted(number, request_id, now, correlation_id)
                 self._observer.accepted(len(batch))
             case Failed(number, error):
@@ -372,31 +380,51 @@ class Run:
 
     def _failed(self, number: int, error: ResponsysError, now: float) -> None:
         fate = self.engine.failed(number, error, now)
-        name = f"Batch {number} ({self._ids[number]})"
+        batch_id = self._ids[number]
+        name = f"Batch {number} ({batch_id})"
         if fate is Fate.REPEAT:
             log.warning("%s is in doubt and will be sent again (at_least_once): %s", name, error)
             if isinstance(error, NotAccepted):
                 self._observer.put_off(error)
             return
-        batch = self._claimed.pop(number)
-        size = len(batch)
+        size = self._settle_failed(number, error, fate)
         match fate:
             case Fate.RECLAIM:
                 log.warning("%s was not accepted and will be sent again: %s", name, error)
-                self._queue.put_back(Due(batch))
                 self._observer.put_off(error)
             case Fate.REJECTED:
                 log.error("%s was refused (%d recipients): %s", name, size, error)
-                self.report.rejected[code_of(error)] += size
                 self._observer.rejected(size, code_of(error))
             case Fate.IN_DOUBT:
                 log.error("%s is in doubt (%d recipients): %s", name, size, error)
-                refused = isinstance(error, NotAccepted)
-                reason = f"it was sent before, and refused this time: {error}" if refused else str(error)
-                self._doubt(number, batch, reason)
-                self._name_answer(number, error)
+                self._observer.in_doubt(size)
+                self._name_answer(number, batch_id, error)
 
-    def _name_answer(self, number: int, error: ResponsysError) -> None:
+    def _settle_failed(self, number: int, error: ResponsysError, fate: Fate) -> int:
+        """Count batch *number*, which failed with *error*, by its *fate*; return how many recipients it has."""
+        with self._counting:
+            batch, batch_id = self._claimed.pop(number), self._forget(number)
+            match fate:
+                case Fate.RECLAIM:
+                    self._queue.put_back(Due(batch))
+                case Fate.REJECTED:
+                    self.report.rejected[code_of(error)] += len(batch)
+                case _:
+                    refused = isinstance(error, NotAccepted)
+                    reason = f"it was sent before, and refused this time: {error}" if refused else str(error)
+                    self.report.doubts.append(
+                        Doubt(f"batch {number}", len(batch), reason, batch.fingerprints, batch_id)
+                    )
+        return len(batch)
+
+    def _forget(self, number: int) -> int:
+        """Drop what only an open batch needs, of which a large send would keep much; return the batch's id."""
+        batch_id = self._ids.pop(number)
+        if self._gate:
+            self._gate.forget(batch_id)
+        return batch_id
+
+    def _name_answer(self, number: int, batch_id: int, error: ResponsysError) -> None:
         """Let the ledger keep by which id Oracle's support finds the answer *error*, if it had one."""
         if not error.correlation_id:
             return
@@ -408,7 +436,7 @@ class Run:
         try:
             self._write(write)
         except Exception as failure:  # noqa: BLE001 -- it is evidence for people; the claim stands, and says the doubt
-            log.warning("The correlation id of batch %d was not written to the ledger: %s", self._ids[number], failure)
+            log.warning("The correlation id of batch %d was not written to the ledger: %s", batch_id, failure)
 
     def _finish(self) -> Report:
         report = self.report

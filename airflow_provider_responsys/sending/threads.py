@@ -97,6 +97,7 @@ class Pool:
             with self._counting:
                 self._under_way += 1
             work()
+            work = None  # what it was given may be large, and this thread may be idle for long
             with self._counting:
                 self._under_way -= 1
             self._idle.release()

@@ -612,6 +612,19 @@ def test_an_unexpected_error_settles_what_comes_back(spool: Spool) -> None:
     check(report)
 
 
+def test_nothing_is_kept_of_batches_that_are_settled(spool: Spool) -> None:
+    """A send to five million recipients has 25,000 of them."""
+    sender = Sender(spool, "", Refused("no"), "", NoAnswer("lost"))
+    gate = Gate()
+    sender.run._gate = gate
+
+    sender.run.to_end()
+
+    assert not sender.run._ids
+    assert not sender.run._claimed
+    assert not gate._out
+
+
 def test_what_has_not_left_when_the_sender_stops_never_leaves(spool: Spool) -> None:
     """Three requests wait for a login: they are released, and the gate is shut when their login comes."""
     sender = Sender(spool, max_in_flight=3, grace=1_000.0)

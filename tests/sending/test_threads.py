@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from queue import SimpleQueue
 
 import pytest
@@ -48,6 +49,24 @@ def test_no_more_threads_than_allowed_and_none_more_than_needed() -> None:
 
     assert all(call.wait(10) for call in calls)
     assert len(threads) <= 3
+
+
+def test_an_idle_thread_keeps_nothing_of_its_last_work() -> None:
+    """Sixty-four threads with a large batch each are megabytes."""
+
+    class Large:
+        pass
+
+    pool, large = Pool(1, "test"), Large()
+    seen = weakref.ref(large)
+
+    pool.submit(lambda _: None, large)
+    del large
+
+    give_up = time.monotonic() + 10
+    while seen() and time.monotonic() < give_up:
+        time.sleep(0.01)
+    assert seen() is None
 
 
 def test_a_closed_pool_takes_nothing_and_begins_nothing() -> None:
