@@ -21,6 +21,17 @@ URL_ONLY = "sqlalchemy_query"
 
 MISPLACED = f"its extra {URL_ONLY} does not reach the driver: put what it holds into the extras themselves"
 
+REFUSED_CLASSES: Final = ("28", "3D", "42")
+REFUSED_STATES: Final = ("25006",)
+"""SQLSTATEs of a login that is refused, a database that does not exist, a statement that is wrong or not allowed, and
+a database that may only be read."""
+
+REFUSED_NUMBERS: Final = frozenset({1044, 1045, 1049, 1054, 1142, 1143, 1146, 1290, 1836})
+"""The same, by the numbers of MySQL and MariaDB."""
+
+REFUSED_WORDS: Final = ("no such table", "no such column", "readonly database", "not a database")
+"""The same, in SQLite's words: it has few codes."""
+
 log = logging.getLogger(__name__)
 
 
@@ -33,6 +44,17 @@ def driver_of(connection: Connection) -> str:
     """Return the package that *connection* comes from; a subclass of a known driver's is of that driver."""
     packages = [kind.__module__.partition(".")[0] for kind in type(connection).__mro__]
     return next((package for package in packages if package in DRIVERS), packages[0])
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Return whether a driver's *error* says no, as it would later, too; otherwise it may pass."""
+    state = str(getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or "")
+    if state and (state[:2] in REFUSED_CLASSES or state in REFUSED_STATES):
+        return True
+    first = next(iter(error.args), None)
+    if isinstance(first, int):
+        return first in REFUSED_NUMBERS
+    return isinstance(first, str) and any(words in first for words in REFUSED_WORDS)
 
 
 def streaming_cursor(connection: Connection) -> Any:

@@ -19,6 +19,7 @@
     ├── InvalidRecipients      rows that can't be sent to
     ├── SourceFailed           the recipients could not be read
     ├── LedgerFailed           what was sent before can't be read, or recorded
+    │   ├── LedgerUnreachable  the ledger's database is away: it may pass
     │   ├── StateLost          the record of an earlier try is gone
     │   ├── SettingsChanged    an earlier try identified recipients in another way
     │   └── Fenced             another try has taken this one's place
@@ -127,6 +128,10 @@ class SourceFailed(ResponsysError):
 
 class LedgerFailed(ResponsysError):
     """What was sent before can't be read, or what is about to be sent can't be recorded."""
+
+
+class LedgerUnreachable(LedgerFailed):
+    """The ledger's database could not be reached, or did not answer: it may do so later."""
 
 
 class StateLost(LedgerFailed):

@@ -29,26 +29,19 @@ for each value. Whoever makes a new campaign each day keeps its name out with
 """
 
 import re
-import threading
 from collections.abc import Mapping
 from typing import Any
 
 from airflow.providers.common.compat.sdk import Stats
 
-from airflow_provider_responsys.errors import LimitExceeded, ResponsysError, code_of
 from airflow_provider_responsys.protocol.naming import with_room
-from airflow_provider_responsys.protocol.polling import Outcome
-from airflow_provider_responsys.protocol.results import KNOWN, Results
+from airflow_provider_responsys.protocol.results import KNOWN
 
 UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
 """What Airflow drops a tag for, or the metric: StatsD's names have no room for it."""
 
 MAX_TAG = 60
 """Airflow drops a StatsD metric of more than 250 characters, its tags included."""
-
-
-FIRST = threading.Lock()
-"""Held while the first counter is sent: Airflow connects to the monitoring system then, and should do so once."""
 
 
 class Metrics:
@@ -72,32 +65,6 @@ class Metrics:
         except Exception as error:  # noqa: BLE001 -- whatever a monitoring system does, the push goes on
             self._works = False
             self._log.warning("Metrics can't be sent any more (%s): %s", type(error).__name__, error)
-
-
-def count_begin(metrics: Metrics) -> None:
-    """Count a wait. Never on an event loop: the first counter may look up an address."""
-    with FIRST:
-        metrics.count("wait.begun")
-
-
-def count_answer(metrics: Metrics, outcomes: Mapping[str, Outcome], sizes: Mapping[str, int]) -> None:
-    """Count a poll that was answered with *outcomes* of requests, of *sizes* recipients where that is known."""
-    found = Results()
-    for request_id, outcome in outcomes.items():
-        found.add(outcome, sizes.get(request_id))
-    metrics.count("wait.polls.answered")
-    metrics.count("wait.requests.ended", found.finished, outcome="finished")
-    metrics.count("wait.requests.ended", found.failed, outcome="failed")
-    metrics.count("wait.requests.ended", found.unknown, outcome="unknown")
-    metrics.count("wait.recipients.succeeded", found.recipients_succeeded)
-    for code, number in found.errors.items():
-        metrics.count("wait.recipients.failed", number, code=code)
-
-
-def count_refusal(metrics: Metrics, error: ResponsysError) -> None:
-    """Count a poll that came to nothing."""
-    name = "limited" if isinstance(error, LimitExceeded) else "failed"
-    metrics.count(f"wait.polls.{name}", code=code_of(error))
 
 
 def _readable(tags: Mapping[str, str]) -> dict[str, str]:

@@ -29,7 +29,8 @@ from airflow_provider_responsys.ledger.fingerprint import fingerprinter
 from airflow_provider_responsys.ledger.memory import MemoryLedger
 from airflow_provider_responsys.ledgers import ledger_conn_id_of, push_ledger, send_key_of
 from airflow_provider_responsys.metrics import Metrics
-from airflow_provider_responsys.progress import PUSH, Note, PushObserver
+from airflow_provider_responsys.observers import PushObserver
+from airflow_provider_responsys.progress import PUSH, TaskStateNote
 from airflow_provider_responsys.protocol.call import authorized
 from airflow_provider_responsys.protocol.pace import Pace
 from airflow_provider_responsys.protocol.probe import probe
@@ -54,8 +55,8 @@ from airflow_provider_responsys.sending.gate import Gate
 from airflow_provider_responsys.sending.outcome import Resumed, Sent, doubt_lines
 from airflow_provider_responsys.sending.run import LOOK_UP, Halt, Inbox, Report, Run
 from airflow_provider_responsys.sending.source import Spooled
-from airflow_provider_responsys.sending.threads import Call, Pool
 from airflow_provider_responsys.sending.verdict import FINAL, doubt_line, judge, problem_of
+from airflow_provider_responsys.threads import Call, Pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -430,7 +431,7 @@ class TriggerPushOperator(BaseOperator):
         """Return what counts the requests by their outcome, and shows how far the send is."""
         metrics = Metrics(self.log, conn_id=self.responsys_conn_id, campaign_name=self.campaign_name)
         metrics.count("push.recipients.found_in_doubt", resumed.found_in_doubt)
-        note = Note(context.get("task_state_store"), PUSH, self.log)
+        note = TaskStateNote(context.get("task_state_store"), PUSH, self.log)
         return PushObserver(metrics, note, try_number=context["ti"].try_number, accepted_earlier=resumed.accepted)
 
     def _write_doubts(self, path: str, lines: Iterable[str]) -> None:

@@ -1,10 +1,9 @@
-"""The sensor that waits for what became of pushes."""
+"""The sensor that waits for the results of pushes."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.common.compat.sdk import (
     AirflowException,
@@ -19,42 +18,41 @@ from airflow_provider_responsys.errors import (
     InvalidAnswer,
     InvalidSettings,
     LedgerFailed,
-    LimitExceeded,
+    LedgerUnreachable,
     RequestsFailed,
     ResponsysError,
 )
 from airflow_provider_responsys.hooks import ResponsysHook, new_tracking_id, polls_per_minute
-from airflow_provider_responsys.ledger.book import Book, log_unwritten, passes
 from airflow_provider_responsys.ledgers import ledger_conn_id_of, ledger_engine
-from airflow_provider_responsys.metrics import Metrics, count_answer, count_refusal
-from airflow_provider_responsys.progress import WAIT, Note
-from airflow_provider_responsys.protocol.event import MAX_PACKED, Event, Status, pack
-from airflow_provider_responsys.protocol.pace import Pace
+from airflow_provider_responsys.metrics import Metrics
+from airflow_provider_responsys.observers import WaitObserver
+from airflow_provider_responsys.progress import WAIT, TaskStateNote
 from airflow_provider_responsys.protocol.polling import ROWS_DIFFER, Outcome, poll
-from airflow_provider_responsys.protocol.push import REQUEST_ID
 from airflow_provider_responsys.protocol.ratelimit import TOLD_LATER, poll_limit
 from airflow_provider_responsys.protocol.results import Results
-from airflow_provider_responsys.protocol.schedule import PASSING
 from airflow_provider_responsys.protocol.wire import Conversation, Pause
-from airflow_provider_responsys.triggers import FIRST_DELAY, PushRequestTrigger, log_limit, log_progress, settle
+from airflow_provider_responsys.triggers import FIRST_DELAY, PushRequestTrigger
+from airflow_provider_responsys.waiting.asked import Asked
+from airflow_provider_responsys.waiting.engine import WaitEngine
+from airflow_provider_responsys.waiting.event import MAX_PACKED, Event, Status, pack
+from airflow_provider_responsys.waiting.records import RequestRecords, log_unwritten
+from airflow_provider_responsys.waiting.schedule import paced
+from airflow_provider_responsys.waiting.state import WaitState
+from airflow_provider_responsys.waiting.sweep import sweep
+from airflow_provider_responsys.waiting.telling import log_limit, log_progress
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
 MAX_TIMEOUT = 24 * 60 * 60  # Polling pages: results are kept for 24 hours
 FEW_POLLS = 20
-"""So many questions the worker asks itself before it defers: a push that is done already needs no trigger."""
+"""So many polls the worker sends itself before it defers: a push that is done already needs no trigger."""
 
 A_HANDFUL = 5
 """So many of more: enough to see that the connection works. A worker slot is not for sweeping thousands."""
 
 DEFER_GRACE = 120.0
 """Seconds after the deadline when Airflow ends the wait, if no trigger has done so."""
-
-NO_IDS = (
-    "the push left no request ids: it failed before anything was sent, or did not run. "
-    "There is nothing to wait for; look at the push"
-)
 
 
 class PushRequestSensor(BaseSensorOperator):
@@ -118,23 +116,28 @@ class PushRequestSensor(BaseSensorOperator):
         self.max_failed = max_failed
         self.responsys_conn_id = responsys_conn_id
         self.ledger_conn_id = ledger_conn_id
-        self._waiting: Waiting | None = None
+        self._asked: Asked | None = None
+        self._state: WaitState | None = None
+        self._engine: WaitEngine | None = None
         self._hook: ResponsysHook | None = None
-        self._book: Book | None = None
-        self._pace: Pace | None = None
+        self._records: RequestRecords | None = None
+        self._unread: LedgerFailed | None = None
+        """Why the ledger has not told what it knows."""
+        self._refused: LedgerFailed | None = None
+        """Why it will not tell."""
         self._limit_read = False
-        self._note: Note | None = None
+        self._note: TaskStateNote | None = None
         self._ended = False
         self._check_settings()
 
     def execute(self, context: "Context") -> Any:
         """Wait, or defer to a trigger that does, and return the counts."""
         try:
-            self._waiting = waiting = Waiting.on(Asked.of(self.request_ids))
-            if not waiting.open:
+            state = self._begin()
+            if not state.open:
                 self.log.info("There are no requests to wait for")
-                return self._finish(context, waiting)
-            return self._defer(context, waiting) if self.deferrable else self._stay(context, waiting)
+                return self._finish(context, state)
+            return self._defer(context, state) if self.deferrable else self._stay(context, state)
         except ResponsysError as error:
             self._end(context, AirflowFailException(str(error)), error)
         finally:
@@ -143,182 +146,216 @@ class PushRequestSensor(BaseSensorOperator):
     def execute_complete(self, context: "Context", event: Any = None) -> dict[str, Any]:  # noqa: RET503 -- or it raises
         """Return the counts in the trigger's *event*, or fail as they demand."""
         try:
-            asked = Asked.of(self.request_ids)
+            asked = self._asked = Asked.of(self.request_ids)
             told = believed(event, asked)
         except ResponsysError as error:
             self._end(context, AirflowFailException(str(error)), error)
-        self._waiting = waiting = Waiting(asked, told.results, recipients=told.recipients)
+        self._state = state = WaitState(told.results, recipients=told.recipients, accepted=asked.accepted)
         match told.status:
             case Status.TIMEOUT:
-                self._time_out(context, waiting)
+                self._time_out(context, state)
             case Status.ERROR:
                 self._end(context, AirflowFailException(told.message))
+            case Status.RETRY:
+                self._end(context, AirflowException(told.message))
             case Status.FINISHED:
-                return self._finish(context, waiting)
+                return self._finish(context, state)
 
     def poke(self, context: "Context") -> PokeReturnValue:
-        """Ask about the requests that are not known to be finished; done when there are none left."""
+        """Poll the requests that are not known to be finished; done when there are none left."""
         try:
-            waiting = self._waiting = self._waiting or Waiting.on(Asked.of(self.request_ids))
-            if not self._consult(waiting):
-                return PokeReturnValue(is_done=False)
+            state = self._begin()
+            read = self._consult(state)
             # A rescheduled task begins anew each time, unless there is a ledger: one open request is enough to know
             # that it must go on waiting.
-            self._look(waiting, stop_at_open=self.reschedule and not waiting.book)
+            self._look(state, stop_at_open=self.reschedule and not (read and self._records))
         except ResponsysError as error:
             self._end(context, AirflowFailException(str(error)), error)
-        if waiting.open:
-            log_progress(self.log, waiting.results)
-            self._show(context, waiting)
+        if state.open:
+            log_progress(self.log, state.results)
+            self._show(context, state)
             return PokeReturnValue(is_done=False)
-        return PokeReturnValue(is_done=True, xcom_value=self._finish(context, waiting))
+        return PokeReturnValue(is_done=True, xcom_value=self._finish(context, state))
 
-    def _defer(self, context: "Context", waiting: "Waiting") -> dict[str, Any]:  # noqa: RET503 -- to defer is to raise
+    def _begin(self) -> WaitState:
+        """Return the state of this wait."""
+        if self._state is None:
+            asked = self._asked = Asked.of(self.request_ids)
+            self._state = WaitState.on(asked.ids, accepted=asked.accepted)
+        return self._state
+
+    def _defer(self, context: "Context", state: WaitState) -> dict[str, Any]:  # noqa: RET503 -- to defer is to raise
         """Return the counts if they are all there already; hand what is open to a trigger otherwise."""
         deadline = time.time() + self.timeout
-        consulted = self._consult(waiting)
-        self._requests(context, waiting)  # whether they fit is known before anything is asked
-        if consulted:
-            few = len(waiting.open) <= FEW_POLLS * self._line().account().family.ids_per_poll
-            self._look(waiting, most=FEW_POLLS if few else A_HANDFUL)
-        if not waiting.open:
-            return self._finish(context, waiting)
-        self._show(context, waiting)
+        self._consult(state)
+        self._requests(context, state)  # whether they fit is known before anything is polled
+        few = len(state.open) <= FEW_POLLS * self._line().account().family.ids_per_poll
+        self._look(state, most=FEW_POLLS if few else A_HANDFUL)
+        if not state.open:
+            return self._finish(context, state)
+        self._show(context, state)
         self.defer(
             trigger=PushRequestTrigger(
                 responsys_conn_id=self.responsys_conn_id,
                 poll_interval=self.poke_interval,
                 deadline=deadline,
                 first_delay=self.first_delay,
-                results=waiting.results.to_event(),
-                **self._requests(context, waiting),
+                results=state.results.to_event(),
+                **self._requests(context, state),
             ),
             method_name="execute_complete",
             timeout=timedelta(seconds=self.timeout + DEFER_GRACE),
         )
 
-    def _requests(self, context: "Context", waiting: "Waiting") -> dict[str, Any]:
+    def _requests(self, context: "Context", state: WaitState) -> dict[str, Any]:
         """Return the trigger's arguments that say which requests are open."""
         arguments: dict[str, Any] = {}
-        if self._book:
+        if self._records and self._asked:
             arguments = {
                 "ledger_conn_id": ledger_conn_id_of(self.ledger_conn_id),
-                "send_keys": list(waiting.asked.send_keys),
+                "send_keys": list(self._asked.send_keys),
             }
-        if task_instances := waiting.task_instances():
-            return {**arguments, "packed_task_instances": pack(task_instances)}
-        packed = pack(waiting.open)
+        packed = pack(state.open)
         if len(packed) <= MAX_PACKED:
             return {**arguments, "packed_ids": packed}
-        message = f"{len(waiting.open)} request ids take {len(packed)} bytes, and a trigger has room for {MAX_PACKED}"
-        if waiting.unread:
-            error = AirflowException(f"{message}; they would fit if the ledger could be read: {waiting.unread}")
-            self._end(context, error, waiting.unread)
+        # The ledger tells the trigger which they are, where it knows them by their tasks.
+        if task_instances := self._task_instances(state):
+            return {**arguments, "packed_task_instances": pack(task_instances)}
+        message = f"{len(state.open)} request ids take {len(packed)} bytes, and a trigger has room for {MAX_PACKED}"
+        if isinstance(self._unread, LedgerUnreachable):
+            error = AirflowException(f"{message}; they would fit if the ledger could be read: {self._unread}")
+            self._end(context, error, self._unread)
         raise InvalidSettings(
             f"{message}: set a SQL ledger and give the push's whole output, split them over several sensors, "
             "or set deferrable=False"
         )
 
-    def _consult(self, waiting: "Waiting") -> bool:
-        """Let the ledger, if there is one, tell *waiting* what it knows; return whether it could."""
-        if waiting.book:
+    def _task_instances(self, state: WaitState) -> list[str]:
+        """Return the task instances by which the ledger finds exactly what was asked for, if there are such."""
+        if not self._records or self._unread or not all(map(self._records.knows, state.asked)):
+            return []
+        task_instances = self._records.task_instances(state.asked)
+        return task_instances if set(self._records.of(task_instances)) == set(state.asked) else []
+
+    def _consult(self, state: WaitState) -> bool:
+        """Let the ledger, if there is one, tell *state* what it knows; return whether it could, or need not."""
+        if self._records and not self._unread:
             return True
-        self._book = book = self._book or self._opened(waiting.asked)
-        if not book:
-            return True
-        try:
-            book.read()
-        except LedgerFailed as error:
-            if not passes(error):
-                raise
-            self.log.warning("The ledger can't be read at the moment, trying again later: %s", error)
-            waiting.unread = error
+        if self._refused:
             return False
-        waiting.learn(book)
-        if unknown := sum(not book.knows(request_id) for request_id in waiting.asked.ids):
+        try:
+            records = self._records = self._records or self._opened()
+            if not records:
+                return True
+            records.read()
+        except LedgerFailed as error:
+            self._unread = error
+            if isinstance(error, LedgerUnreachable):
+                self.log.warning("The ledger can't be read at the moment, trying again later: %s", error)
+            else:
+                self._refused = error
+                self.log.error("The ledger can't be read: %s. The wait goes on, then fails", error)  # noqa: TRY400
+            return False
+        self._unread = None
+        state.learn(records)
+        if unknown := sum(not records.knows(request_id) for request_id in state.asked):
             self.log.warning(
-                "The ledger does not know %d of %d requests: what becomes of them is counted, and not recorded there",
+                "The ledger does not know %d of %d requests: their outcomes are counted, and not written there",
                 unknown,
-                waiting.results.total,
+                state.results.total,
             )
         return True
 
-    def _opened(self, asked: "Asked") -> Book | None:
-        """Return the ledger's book of what was *asked*, if there is a ledger and it can be found there."""
+    def _opened(self) -> RequestRecords | None:
+        """Return what reads and writes the ledger, if there is one and what was asked for can be found there."""
         ledger_conn_id = ledger_conn_id_of(self.ledger_conn_id)
-        if ledger_conn_id and asked.send_keys:
-            return Book.on(ledger_engine(ledger_conn_id), asked.send_keys, self.log)
+        if ledger_conn_id and self._asked and self._asked.send_keys:
+            return RequestRecords.on(ledger_engine(ledger_conn_id), self._asked.send_keys, self.log)
         if self.ledger_conn_id:
             self.log.warning(
                 "Outcomes are not recorded: only a push's whole output, push.output, says which send it is"
             )
         return None
 
-    def _stay(self, context: "Context", waiting: "Waiting") -> Any:
+    def _stay(self, context: "Context", state: WaitState) -> Any:
         """Wait as every sensor does: in this worker slot, or rescheduled."""
         try:
             return super().execute(context)
         except (AirflowSensorTimeout, AirflowSkipException):
             if self._ended:
                 raise
-            self._time_out(context, waiting)
+            self._time_out(context, state)
 
-    def _look(self, waiting: "Waiting", *, most: int | None = None, stop_at_open: bool = False) -> None:
-        """Ask about the open requests, in at most *most* polls; what may pass ends the look, nothing else."""
+    def _look(self, state: WaitState, *, most: int | None = None, stop_at_open: bool = False) -> None:
+        """Poll the open requests, in at most *most* polls; what may pass ends the look, nothing else."""
         hook = self._line()
         account = hook.account()
-        polls = list(groups(waiting.open, account.family.ids_per_poll))
-        stop_at_open = stop_at_open and len(polls) > FEW_POLLS
-        polls = polls[:most]
-        pace = self._paced(hook, len(polls))
-        failure: LedgerFailed | None = None
-        metrics = Metrics(self.log, conn_id=self.responsys_conn_id)
-        for ids in polls:
-            now = time.monotonic()
-            wait = max(0.0, pace.earliest() - now)
-            pace.take(now + wait)
-            try:
-                outcomes = hook.run(after(wait, poll(account, ids, tracking_id=new_tracking_id())))
-            except PASSING as error:
-                count_refusal(metrics, error)
-                if isinstance(error, LimitExceeded):
-                    pace.refused(now + wait, time.monotonic())
-                self.log.warning("No results at the moment, asking again later: %s", error)
-                return
-            pace.accepted(now + wait, time.monotonic())
-            count_answer(metrics, outcomes, waiting.book.sizes if waiting.book else {})
-            still_open = waiting.settle(outcomes, self.log)
-            if waiting.book and not failure and (failure := waiting.book.write()):
-                self.log.warning("The ledger can't be written at the moment, trying again later: %s", failure)
-            if still_open and stop_at_open:
-                return
+        engine = self._paced(hook, state, most)
+        polls = -(-len(state.open) // account.family.ids_per_poll)
 
-    def _paced(self, hook: ResponsysHook, polls: int) -> Pace:
-        """Return the pace for so many *polls*: a few are within every limit, many go by the account's own."""
-        account = hook.account()
-        pace = self._pace = self._pace or Pace.at(polls_per_minute(account), time.monotonic())
-        if account.poll_requests_per_minute or self._limit_read or polls <= FEW_POLLS:
-            return pace
+        def ask(ids: Sequence[str], wait: float) -> Mapping[str, Outcome]:
+            return hook.run(after(wait, poll(account, ids, tracking_id=new_tracking_id())))
+
+        sweep(
+            engine,
+            ask,
+            log=self.log,
+            observer=WaitObserver(Metrics(self.log, conn_id=self.responsys_conn_id)),
+            record=self._record,
+            most=most,
+            stop_at_open=stop_at_open and polls > FEW_POLLS,
+        )
+
+    def _record(self, outcomes: Mapping[str, Outcome]) -> None:
+        """Write *outcomes* to the ledger, if there is one that can be reached."""
+        if not self._records or not outcomes:
+            return
+        self._records.note(outcomes)
+        if not self._unread and (failure := self._records.write()):
+            self._unread = failure
+            self.log.warning("The ledger can't be written at the moment, trying again later: %s", failure)
+
+    def _paced(self, hook: ResponsysHook, state: WaitState, most: int | None) -> WaitEngine:
+        """Return the engine of this look. A few polls are within every limit, many go by the account's own."""
+        account, now = hook.account(), time.monotonic()
+        size = account.family.ids_per_poll
+        if self._engine is None:
+            self._engine = WaitEngine(
+                state,
+                pace=paced(polls_per_minute(account), now),
+                poll_interval=self.poke_interval,
+                ids_per_poll=size,
+                max_in_flight=1,
+                first_at=now,
+            )
+        engine = self._engine
+        engine.schedule.bring_forward(now, now + self.poke_interval)
+        polls = -(-len(state.open) // size)
+        if account.poll_requests_per_minute or self._limit_read or min(polls, most or polls) <= FEW_POLLS:
+            return engine
         try:
             limit = poll_limit(hook.get_rate_limits(), account.family)
         except ResponsysError as error:
-            log_limit(self.log, None, error)
+            log_limit(self.log, None, polls_per_minute(account), error)
             self._limit_read = not isinstance(error, TOLD_LATER)
-            return pace
-        log_limit(self.log, limit)
+            return engine
+        log_limit(self.log, limit, polls_per_minute(account))
         self._limit_read = True
-        if limit and limit != pace.limit:
-            self._pace = Pace.at(limit, time.monotonic())
-        return self._pace
+        if limit:
+            engine.use_limit(limit, time.monotonic())
+        return engine
 
-    def _finish(self, context: "Context", waiting: "Waiting") -> dict[str, Any]:
+    def _finish(self, context: "Context", state: WaitState) -> dict[str, Any]:
         """Return the counts, all requests having ended; fail if they demand it."""
-        log_progress(self.log, waiting.results)
-        if problems := [*self._problems(waiting.results), *waiting.mismatch()]:
+        log_progress(self.log, state.results)
+        problems = [*self._problems(state.results), *state.mismatch()]
+        if self._refused:
+            problems.append(f"outcomes were not written to the ledger: {self._refused}")
+        if problems:
             message = "; ".join(problems)
             self._end(context, AirflowFailException(message), RequestsFailed(message))
-        self._show(context, waiting)
-        return waiting.summary()
+        self._show(context, state)
+        return state.summary()
 
     def _problems(self, results: Results) -> list[str]:
         """Return why *results* are a failure, in counts and codes."""
@@ -341,26 +378,26 @@ class PushRequestSensor(BaseSensorOperator):
             )
         return problems
 
-    def _time_out(self, context: "Context", waiting: "Waiting") -> NoReturn:
-        results = waiting.results
+    def _time_out(self, context: "Context", state: WaitState) -> NoReturn:
+        results = state.results
         text = f"{results.pending} of {results.total} requests have no results after {timedelta(seconds=self.timeout)}"
         self._end(context, AirflowSensorTimeout("; ".join([text, *self._problems(results)])))
 
     def _end(self, context: "Context", error: AirflowException, cause: Exception | None = None) -> NoReturn:
         """Fail with *error*, or be skipped where the DAG's author prefers that; the counts stay readable."""
         self._ended = True
-        if self._waiting:
-            self._show(context, self._waiting)
-        if self._waiting and self.do_xcom_push and "ti" in context:
-            context["ti"].xcom_push(key="return_value", value=self._waiting.summary())
+        if self._state:
+            self._show(context, self._state)
+        if self._state and self.do_xcom_push and "ti" in context:
+            context["ti"].xcom_push(key="return_value", value=self._state.summary())
         if self.soft_fail or self.never_fail:
             raise AirflowSkipException(str(error)) from error
         raise error from cause
 
-    def _show(self, context: "Context", waiting: "Waiting") -> None:
+    def _show(self, context: "Context", state: WaitState) -> None:
         """Show how far the wait is. A trigger can't: it does not reach Airflow's task state store."""
-        self._note = self._note or Note(context.get("task_state_store"), WAIT, self.log)
-        self._note.write(waiting.summary())
+        self._note = self._note or TaskStateNote(context.get("task_state_store"), WAIT, self.log)
+        self._note.write(state.summary())
 
     def _line(self) -> ResponsysHook:
         self._hook = self._hook or ResponsysHook(self.responsys_conn_id)
@@ -370,11 +407,11 @@ class PushRequestSensor(BaseSensorOperator):
         hook, self._hook = self._hook, None
         if hook:
             hook.close()
-        book, self._book = self._book, None
-        if book:
-            if book.unwritten and (failure := book.write()):
-                log_unwritten(self.log, book, failure)
-            book.close()
+        records, self._records = self._records, None
+        if records:
+            if records.unwritten and (failure := records.write()):
+                log_unwritten(self.log, records.unwritten, failure)
+            records.close()
 
     def _check_settings(self) -> None:
         if self.timeout > MAX_TIMEOUT:
@@ -389,115 +426,12 @@ class PushRequestSensor(BaseSensorOperator):
             raise InvalidSettings("max_failed must be a number from 0 up: a count, or a part below 1")
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What the DAG's author asks about: requests, how many recipients were *accepted* in them, and of which sends."""
-
-    ids: tuple[str, ...]
-    accepted: int | None
-    send_keys: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, value: Any) -> Self:
-        """Read *value*, or raise `InvalidSettings` if no push leaves such a thing."""
-        ids: dict[str, None] = {}
-        accepted: list[int | None] = []
-        send_keys: dict[str, None] = {}
-        problem: object = None
-        for found in _pushes(value):
-            if isinstance(found, Mapping):
-                problem = problem or found.get("problem")
-                ids.update(dict.fromkeys(_ids_of(found)))
-                accepted.append(_accepted_of(found))
-                if isinstance(send_key := found.get("send_key"), str):
-                    send_keys[send_key] = None
-            else:
-                ids[_checked(found)] = None
-                accepted.append(None)
-        if problem and not ids:
-            raise InvalidSettings(f"the push failed ({problem}), and sent nothing to wait for: look at the push")
-        return cls(tuple(ids), None if None in accepted else sum(filter(None, accepted)), tuple(send_keys))
-
-
-@dataclass(slots=True)
-class Waiting:
-    """How far the wait is: the counts so far, and which requests are *open*.
-
-    *book* is what the ledger knows, *unread* why that could not be read, and
-    *recipients* how many the requests are for, if the ledger says so.
-    """
-
-    asked: Asked
-    results: Results
-    open: list[str] = field(default_factory=list)
-    recipients: int | None = None
-    book: Book | None = None
-    unread: LedgerFailed | None = None
-
-    @classmethod
-    def on(cls, asked: Asked) -> Self:
-        """Return a wait that has just begun."""
-        return cls(asked, Results(total=len(asked.ids)), list(asked.ids))
-
-    def learn(self, book: Book) -> None:
-        """Count what *book* knows already, and go on with it."""
-        self.book, self.unread = book, None
-        self.open = book.recall(self.open, self.results)
-        if all(map(book.knows, self.asked.ids)):
-            self.recipients = sum(book.sizes[request_id] for request_id in self.asked.ids)
-
-    def task_instances(self) -> list[str]:
-        """Return the tasks by whose names the ledger finds exactly what was asked for, if there are such."""
-        if not self.book or not all(map(self.book.knows, self.asked.ids)):
-            return []
-        task_instances = self.book.task_instances(self.asked.ids)
-        return task_instances if set(self.book.of(task_instances)) == set(self.asked.ids) else []
-
-    def settle(self, outcomes: Mapping[str, Outcome], log: Any) -> bool:
-        """Count *outcomes*, and note them for the ledger; return whether one of those requests is still open."""
-        still_open = settle(self.results, outcomes, log, self.book.sizes if self.book else {})
-        ended = outcomes.keys() - still_open
-        self.open = [request_id for request_id in self.open if request_id not in ended]
-        if self.book:
-            self.book.note(outcomes)
-        return bool(still_open)
-
-    def mismatch(self) -> list[str]:
-        """Return what is wrong with the number of results, where the requests alone do not show it."""
-        results, accepted = self.results, self.asked.accepted
-        known = results.recipients_succeeded + results.recipients_failed
-        # Fewer are counted as unknown: a batch that a person settled by hand has no request, and no results.
-        if accepted is None or known <= accepted or results.request_errors[ROWS_DIFFER]:
-            return []
-        return [f"{known} results came for {accepted} recipients ({ROWS_DIFFER}): whose they are can't be told"]
-
-    def summary(self) -> dict[str, Any]:
-        """Return what the sensor returns. Unknown recipients are counted where their number is known, or null."""
-        summary: dict[str, Any] = self.results.summary()
-        known = self.results.recipients_succeeded + self.results.recipients_failed
-        unknown = None
-        if self.asked.accepted is not None and self.asked.accepted >= known:
-            unknown = self.asked.accepted - known
-        elif self.recipients is not None:
-            unknown = self.recipients - known
-        elif self.results.finished == self.results.total:
-            unknown = self.results.recipients_unknown
-        summary["recipients"]["unknown"] = unknown
-        return summary
-
-
 def believed(event: Any, asked: Asked) -> Event:
     """Return what the trigger tells in *event*, or raise `InvalidAnswer` if it is not about what was *asked*."""
     told = Event.from_payload(event)
     if told.results.total != len(asked.ids):
         raise InvalidAnswer(f"the trigger tells of {told.results.total} requests, and {len(asked.ids)} were asked for")
     return told
-
-
-def groups(ids: list[str], size: int) -> Iterator[list[str]]:
-    """Yield *ids* in lists of up to *size*."""
-    for start in range(0, len(ids), size):
-        yield ids[start : start + size]
 
 
 def after(seconds: float, conversation: Conversation[dict[str, Outcome]]) -> Conversation[dict[str, Outcome]]:
@@ -512,47 +446,3 @@ def codes(counts: Mapping[str, int]) -> str:
     return ", ".join(
         f"{code}: {number}" for code, number in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     )
-
-
-def _pushes(value: Any) -> Iterator[Any]:
-    """Yield every request id and every push's output in *value*, however deep mapping has nested them."""
-    if value is None:
-        raise InvalidSettings(f"request_ids is None: {NO_IDS}")
-    if isinstance(value, (str, bytes)):
-        raise InvalidSettings(
-            'request_ids is a text: give a list, or the push itself (push.output or push.output["request_ids"]); '
-            "a template in quotes renders to a text"
-        )
-    if isinstance(value, Mapping):
-        yield value
-    elif isinstance(value, Iterable):
-        for item in value:
-            if isinstance(item, str):
-                yield item
-            else:
-                yield from _pushes(item)
-    else:
-        raise InvalidSettings(f"request_ids holds a {type(value).__name__}: give a list of request ids")
-
-
-def _ids_of(push: Mapping[str, Any]) -> list[str]:
-    if "request_ids" not in push:
-        raise InvalidSettings("request_ids holds a mapping without request_ids: it is not the output of a push")
-    ids = push["request_ids"]
-    if ids is None:
-        raise InvalidSettings(f"request_ids is None: {NO_IDS}")
-    if not isinstance(ids, (list, tuple)):
-        raise InvalidSettings("request_ids in the output of a push is not a list")
-    return [_checked(request_id) for request_id in ids]
-
-
-def _accepted_of(push: Mapping[str, Any]) -> int | None:
-    recipients = push.get("recipients")
-    accepted = recipients.get("accepted") if isinstance(recipients, Mapping) else None
-    return accepted if type(accepted) is int and accepted >= 0 else None
-
-
-def _checked(request_id: Any) -> str:
-    if not isinstance(request_id, str) or not REQUEST_ID.fullmatch(request_id):
-        raise InvalidSettings("request_ids holds something that is no request id")
-    return request_id

@@ -48,14 +48,14 @@ import requests
 
 from airflow_provider_responsys.protocol.account import FAMILIES, Account, Family, account_from
 from airflow_provider_responsys.protocol.call import call
-from airflow_provider_responsys.protocol.event import MAX_PACKED, pack
 from airflow_provider_responsys.protocol.pace import WINDOW
 from airflow_provider_responsys.protocol.polling import poll_request
 from airflow_provider_responsys.protocol.push import Push, submit
-from airflow_provider_responsys.protocol.schedule import HEADROOM, TOGETHER
 from airflow_provider_responsys.protocol.wire import Conversation
 from airflow_provider_responsys.recipients.fields import FieldSettings, recipient_maker
 from airflow_provider_responsys.transport.sync import Responsys
+from airflow_provider_responsys.waiting.event import MAX_PACKED, pack
+from airflow_provider_responsys.waiting.schedule import HEADROOM, TOGETHER
 from benchmarks import watching
 from benchmarks.ground import apart, sandbox
 from benchmarks.report import Report

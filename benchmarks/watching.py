@@ -72,8 +72,8 @@ def trigger(url: str, api: str, ids: Sequence[str], interval: float, timeout: fl
         import airflow.providers.common.compat.connection  # noqa: F401, PLC0415 -- see above
 
         import airflow_provider_responsys.transport.aio  # noqa: F401, PLC0415 -- see above
-        from airflow_provider_responsys.protocol.event import pack  # noqa: PLC0415 -- see above
         from airflow_provider_responsys.triggers import PushRequestTrigger  # noqa: PLC0415 -- see above
+        from airflow_provider_responsys.waiting.event import pack  # noqa: PLC0415 -- see above
 
         stored = PushRequestTrigger(
             responsys_conn_id=CONNECTION,

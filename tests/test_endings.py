@@ -11,8 +11,8 @@ from airflow.sdk.exceptions import AirflowTaskTimeout
 from pytest_mock import MockerFixture
 
 from airflow_provider_responsys.ledger.marked import MarkedLedger
+from airflow_provider_responsys.observers import PushObserver
 from airflow_provider_responsys.operators import TriggerPushOperator
-from airflow_provider_responsys.progress import PushObserver
 from airflow_provider_responsys.sandbox import Sandbox
 from tests.test_operators import Push, RunDag, check, people, sandbox  # noqa: F401 -- a fixture
 

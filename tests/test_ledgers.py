@@ -13,9 +13,8 @@ import pytest
 from airflow.providers.sqlite.hooks.sqlite import SqliteHook
 from sqlalchemy import select, text
 
-from airflow_provider_responsys.errors import InvalidSettings, LedgerFailed
+from airflow_provider_responsys.errors import InvalidSettings, LedgerFailed, LedgerUnreachable
 from airflow_provider_responsys.ledger import sql_engine
-from airflow_provider_responsys.ledger.book import passes
 from airflow_provider_responsys.ledger.sql_engine import hook_engine, within
 from airflow_provider_responsys.ledger.sql_schema import Database
 from airflow_provider_responsys.ledger.sql_tables import ledger_table
@@ -125,10 +124,8 @@ def test_an_address_that_says_nothing(connect: Connect, silent_address: int, mon
     monkeypatch.setattr(sql_engine, "CONNECT", 0.5)
     database = connect("postgres", {"host": "127.0.0.1", "port": silent_address, "login": "bob", "schema": "crm"})
 
-    with pytest.raises(LedgerFailed, match="took no connection for 0 s") as raised:
+    with pytest.raises(LedgerUnreachable, match="took no connection for 0 s"):
         database.prepare(NOW)
-
-    assert passes(raised.value)
 
 
 def test_a_connection_that_comes_too_late_is_closed() -> None:

@@ -16,11 +16,13 @@ from airflow.providers.common.compat.sdk import DAG
 
 from airflow_provider_responsys import operators
 from airflow_provider_responsys.errors import LimitExceeded, NoAnswer, TryLater
-from airflow_provider_responsys.metrics import Metrics, count_begin, count_refusal
+from airflow_provider_responsys.metrics import Metrics
+from airflow_provider_responsys.observers import PushObserver, WaitObserver
 from airflow_provider_responsys.operators import TriggerPushOperator
-from airflow_provider_responsys.progress import PUSH, Note, PushObserver
+from airflow_provider_responsys.progress import PUSH, TaskStateNote
 from airflow_provider_responsys.sandbox import Fault, Sandbox
 from airflow_provider_responsys.sensors import PushRequestSensor
+from airflow_provider_responsys.waiting import engine
 
 RunDag = Callable[[DAG], Any]
 
@@ -105,6 +107,7 @@ def statsd(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
     """Give a Responsys that responsys_default leads to, and a sensor that is impatient."""
     monkeypatch.setattr(PushRequestSensor, "first_delay", 0.0)
+    monkeypatch.setattr(engine, "NOT_BELIEVED", ())
     with Sandbox(processing_time=0.0) as sandbox:
         connection = sandbox.connection(poll_requests_per_minute=60_000)
         monkeypatch.setenv("AIRFLOW_CONN_RESPONSYS_DEFAULT", json.dumps(connection))
@@ -248,7 +251,7 @@ def test_a_failing_client_is_told_of_once(monkeypatch: pytest.MonkeyPatch, caplo
     metrics = Metrics(logging.getLogger("metrics"))
 
     for _ in range(3):
-        count_begin(metrics)
+        WaitObserver(metrics).begun()
 
     assert caplog.messages == ["Metrics can't be sent any more (ConnectionError): no such host"]
 
@@ -267,7 +270,7 @@ def test_a_tag_is_readable_for_every_system(statsd: Statsd, name: str, tag: str)
 def test_the_longest_metric_is_not_too_long(statsd: Statsd) -> None:
     """Airflow drops what is longer than 250 characters."""
     metrics = Metrics(logging.getLogger("metrics"), campaign_name="a" * 150, conn_id="b" * 250)
-    PushObserver(metrics, Note(None, PUSH, None), try_number=1, accepted_earlier=0).rejected(200, "C" * 80)
+    PushObserver(metrics, TaskStateNote(None, PUSH, None), try_number=1, accepted_earlier=0).rejected(200, "C" * 80)
 
     assert list(statsd.counters().values()) == [1, 200]
 
@@ -282,6 +285,6 @@ def test_the_longest_metric_is_not_too_long(statsd: Statsd) -> None:
 )
 def test_a_poll_that_came_to_nothing_is_counted_by_reason(statsd: Statsd, error: Any, name: str) -> None:
     """A limit of polls is no outage, and a login that waits no limit of polls."""
-    count_refusal(Metrics(logging.getLogger("metrics")), error)
+    WaitObserver(Metrics(logging.getLogger("metrics"))).refused(error)
 
     assert statsd.counters() == {f"wait.polls.{name}": 1}

@@ -27,12 +27,12 @@ from airflow_provider_responsys.ledger.sql_records import Records
 from airflow_provider_responsys.ledger.sql_values import BatchRecord, State
 from airflow_provider_responsys.ledgers import ledger_engine
 from airflow_provider_responsys.operators import TriggerPushOperator
-from airflow_provider_responsys.protocol import schedule
-from airflow_provider_responsys.protocol.event import Event, Status, unpack
 from airflow_provider_responsys.protocol.polling import poll
 from airflow_provider_responsys.sandbox import Fault, Sandbox
 from airflow_provider_responsys.sensors import PushRequestSensor
 from airflow_provider_responsys.triggers import PushRequestTrigger
+from airflow_provider_responsys.waiting import engine, recorder, schedule
+from airflow_provider_responsys.waiting.event import Event, Status, unpack
 
 CAMPAIGN = "Summer_Push"
 SEND = "autumn"
@@ -55,7 +55,8 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
     monkeypatch.setattr(PushRequestSensor, "log", logging.getLogger("tests.sensor"))
     monkeypatch.setattr(PushRequestTrigger, "log", logging.getLogger("tests.trigger"))
     monkeypatch.setattr(schedule, "TROUBLE_WAITS", (0.01,))
-    monkeypatch.setattr(triggers, "LAST_WAITS", (0.01, 0.01))
+    monkeypatch.setattr(engine, "NOT_BELIEVED", ())
+    monkeypatch.setattr(recorder, "LAST_WAITS", (0.01, 0.01))
     with Sandbox(processing_time=0.0) as running:
         connection = running.connection(poll_requests_per_minute=60_000)
         monkeypatch.setenv("AIRFLOW_CONN_RESPONSYS_DEFAULT", json.dumps(connection))
@@ -89,6 +90,12 @@ class Switch:
         self.threads.add(threading.get_ident())
         if self.down or (self.writes_down and statement.startswith("UPDATE")):
             raise OperationalError("a statement with somebody in it", {}, OSError("server closed the connection"))
+
+
+@pytest.fixture
+def no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no ids fit into a trigger: the ledger tells it which requests it waits for."""
+    monkeypatch.setattr(sensors, "MAX_PACKED", 0)
 
 
 @pytest.fixture
@@ -266,8 +273,8 @@ def test_each_rescheduled_look_asks_only_for_what_is_open(
         polled.append(sandbox.counts["polled ids"])
 
     assert polled == [3, 4, 5]
-    assert waiting._waiting is not None
-    assert waiting._waiting.results.summary()["requests"]["finished"] == 2
+    assert waiting._state is not None
+    assert waiting._state.results.summary()["requests"]["finished"] == 2
 
 
 def test_a_look_writes_as_it_reads(sandbox: Sandbox, sqlite: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,6 +307,7 @@ def test_arguments_stay_small(sandbox: Sandbox, sqlite: str) -> None:
     assert unpack(arguments["packed_task_instances"]) == ["dag/push/run/-1"]
 
 
+@pytest.mark.usefixtures("no_room")
 def test_only_what_was_asked_for_counts(sandbox: Sandbox, ledger: str) -> None:
     """A send may have requests of other tasks, and get more of them while one waits."""
     theirs = sent(["C1"], ["C2"], task_instance="dag/other/run/-1")
@@ -399,8 +407,8 @@ def test_results_that_are_not_as_many_as_recipients(kind: Any, mode: str, sandbo
     with pytest.raises(AirflowFailException, match="1 of 2 requests have more or fewer results than recipients"):
         waiting.execute({})
 
-    assert waiting._waiting is not None
-    assert waiting._waiting.summary()["recipients"] == {"succeeded": 2, "failed": 0, "unknown": 3}
+    assert waiting._state is not None
+    assert waiting._state.summary()["recipients"] == {"succeeded": 2, "failed": 0, "unknown": 3}
     assert [batch.request_error for batch in recorded()] == [None, "ROW_COUNT_DIFFERS"]
 
 
@@ -429,8 +437,8 @@ def test_unknown_recipients_are_counted_by_the_ledger(sandbox: Sandbox, sqlite: 
     with pytest.raises(AirflowFailException):
         waiting.execute({})
 
-    assert waiting._waiting is not None
-    assert waiting._waiting.summary()["recipients"] == {"succeeded": 1, "failed": 0, "unknown": 2}
+    assert waiting._state is not None
+    assert waiting._state.summary()["recipients"] == {"succeeded": 1, "failed": 0, "unknown": 2}
 
 
 def test_a_ledger_that_fails_while_polling_is_told_later(
@@ -451,7 +459,7 @@ def test_a_ledger_that_fails_while_polling_is_told_later(
 
     async def scenario() -> Any:
         ending = asyncio.ensure_future(anext(aiter(trigger.run())))
-        while "can't be written" not in caplog.text or not only_late_is_open():  # noqa: ASYNC110 -- nobody tells
+        while "can't be reached" not in caplog.text or not only_late_is_open():  # noqa: ASYNC110 -- nobody tells
             await asyncio.sleep(0.01)
         switch.writes_down = False
         sandbox.plan(Fault("poll", "purged", nth=1))
@@ -479,14 +487,15 @@ def test_a_ledger_that_stays_down_costs_its_record_only(
 
     assert succeeded == 2
     assert states() == [State.ACCEPTED, State.ACCEPTED]
-    assert "The ledger lacks what became of 2 requests" in caplog.text
+    assert "2 request outcomes were not written to the ledger" in caplog.text
     assert "somebody" not in caplog.text
 
 
+@pytest.mark.usefixtures("no_room")
 def test_a_trigger_waits_for_a_ledger_that_is_down(
     sandbox: Sandbox, sqlite: str, switch: Switch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Which requests are open is not known without it; it is asked again until it answers."""
+    """Where the ids did not fit, which requests are open is not known without it: it is read again until it answers."""
     push = sent(["C1"])
     sandbox.plan(Fault("poll", "lost", nth=1))
     trigger = deferred(sensor(push))
@@ -505,25 +514,87 @@ def test_a_trigger_waits_for_a_ledger_that_is_down(
     assert found.results.recipients_succeeded == 1
 
 
-def test_a_ledger_that_stays_down_is_waited_for_until_the_deadline(
-    sandbox: Sandbox, sqlite: str, switch: Switch
+@pytest.mark.usefixtures("no_room")
+def test_a_ledger_that_stays_down_ends_the_trigger_for_a_retry(
+    sandbox: Sandbox, sqlite: str, switch: Switch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An outage ends as every wait does."""
-    push = sent(["C1"])
+    """Without it nothing can be polled, and Responsys keeps results for a day only: Airflow tries the task again."""
+    monkeypatch.setattr(triggers, "AWAY_FOR", 0.3)
+    waiting = sensor(sent(["C1"]))
     sandbox.plan(Fault("poll", "lost", nth=1))
-    arguments = deferred(sensor(push)).serialize()[1]
+    arguments = deferred(waiting).serialize()[1]
     switch.down = True
 
-    found = run(restarted(arguments, deadline=time.time() + 0.3))
+    found = run(restarted(arguments))
 
-    assert found.status is Status.TIMEOUT
-    assert found.results.pending == 1
+    assert (found.status, found.results.pending) == (Status.RETRY, 1)
+    with pytest.raises(AirflowException, match="The ledger's database failed") as failure:
+        waiting.execute_complete({}, found.to_payload())
+    assert not isinstance(failure.value, AirflowFailException)
+
+
+def test_answers_are_read_whether_or_not_the_ledger_can_be(
+    sandbox: Sandbox, sqlite: str, switch: Switch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Responsys keeps them for a day: they are polled meanwhile, and written when the ledger is back."""
+    push = sent(["C1"], ["C2"])
+    sandbox.change(processing_time=1000.0)
+    late = sent(["C3"], task_instance="dag/push/run/1")
+    sandbox.plan(Fault("poll", "lost", nth=1))
+    trigger = deferred(sensor([push, late]))
+    switch.down = True
+
+    async def scenario() -> Any:
+        ending = asyncio.ensure_future(anext(aiter(trigger.run())))
+        while sandbox.counts["polled ids"] < 6:  # noqa: ASYNC110 -- nobody tells
+            await asyncio.sleep(0.01)
+        down = states() if not switch.down else caplog.text.count("can't be reached")
+        switch.down = False
+        while states().count(State.FINISHED) < 2:  # noqa: ASYNC110 -- nobody tells
+            await asyncio.sleep(0.05)
+        sandbox.clock.advance(1000.0)
+        return down, (await ending).payload
+
+    down, payload = ended(scenario())
+
+    assert down
+    assert Event.from_payload(payload).results.recipients_succeeded == 3
+    assert states() == [State.FINISHED] * 3
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_ledger_that_refuses_fails_the_wait_at_its_end(
+    mode: str, sandbox: Sandbox, sqlite: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is told at once, and the answers are read and counted all the same."""
+    sandbox.change(processing_time=0.3)
+    waiting = sensor(sent(["C1"], ["C2"]), **MODES[mode])
+    engine = ledger_engine("ledger")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE responsys_batches RENAME TO somewhere_else")
+    engine.dispose()
+
+    if mode == "deferrable":
+        found = run(deferred(waiting))
+        assert (found.status, found.results.recipients_succeeded) == (Status.ERROR, 2)
+        message = found.message
+    else:
+        time.sleep(0.3)
+        with pytest.raises(AirflowFailException) as failure:
+            waiting.poke({})
+        message = str(failure.value)
+        assert waiting._state is not None
+        assert waiting._state.results.recipients_succeeded == 2
+
+    assert "outcomes were not written to the ledger" in message
+    assert "no such table" in message
 
 
 def test_a_sensor_whose_ledger_is_down_lets_the_trigger_go_on(sandbox: Sandbox, sqlite: str, switch: Switch) -> None:
-    """Nothing is asked that could not be recorded; the ids travel with the trigger, which reads the ledger itself."""
+    """The ids travel with the trigger, which reads the ledger itself."""
     push = sent(["C1"], ["C2"])
     switch.down = True
+    sandbox.plan(Fault("poll", "lost", nth=1))
     trigger = deferred(sensor(push))
     switch.down = False
 
@@ -547,19 +618,23 @@ def test_too_many_ids_and_a_ledger_that_is_down(sandbox: Sandbox, sqlite: str, s
 
 @pytest.mark.parametrize("mode", ["poke", "reschedule"])
 def test_a_look_waits_for_a_ledger_that_is_down(mode: str, sandbox: Sandbox, sqlite: str, switch: Switch) -> None:
-    """The next look may find it up again."""
-    waiting = sensor(sent(["C1"]), **MODES[mode])
+    """What is read meanwhile is written by the next look that finds it up again."""
+    done = sent(["C1"])
+    sandbox.change(processing_time=1000.0)
+    waiting = sensor([done, sent(["C2"], task_instance="dag/push/run/1")], **MODES[mode])
     switch.down = True
     first = waiting.poke({})
     switch.down = False
+    sandbox.clock.advance(1000.0)
 
     second = waiting.poke({})
     waiting._close()
 
     assert (bool(first), bool(second)) == (False, True)
-    assert states() == [State.FINISHED]
+    assert states() == [State.FINISHED, State.FINISHED]
 
 
+@pytest.mark.usefixtures("no_room")
 def test_another_ledger_than_the_sensors_is_noticed(
     sandbox: Sandbox, sqlite: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -610,9 +685,10 @@ def test_a_request_that_left_the_ledger_is_counted(
     waiting._close()
 
     assert done
-    assert "can't be recorded" in caplog.text
+    assert "can't be written to the ledger" in caplog.text
 
 
+@pytest.mark.usefixtures("no_room")
 def test_what_a_restart_gave_up_does_not_count(sandbox: Sandbox, sqlite: str) -> None:
     """A push that was cleared with on_clear="restart" has requests that nobody waits for any more."""
     sent(["C1"])
@@ -690,6 +766,7 @@ def test_nothing_personal_is_stored_or_told(sandbox: Sandbox, sqlite: str, caplo
     assert "sandbox-password" not in told
 
 
+@pytest.mark.usefixtures("no_room")
 def test_task_instances_that_can_not_be_are_an_event(sandbox: Sandbox, sqlite: str) -> None:
     """What crosses a process is checked."""
     push = sent(["C1"])

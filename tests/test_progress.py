@@ -17,7 +17,7 @@ from sqlalchemy import delete, select
 
 from airflow_provider_responsys.errors import NotAllSent
 from airflow_provider_responsys.operators import TriggerPushOperator
-from airflow_provider_responsys.progress import PUSH, SILENCE, WAIT, Note
+from airflow_provider_responsys.progress import PUSH, SILENCE, WAIT, TaskStateNote
 from airflow_provider_responsys.sandbox import Fault, Sandbox
 from airflow_provider_responsys.sending import run as shell
 from airflow_provider_responsys.sensors import PushRequestSensor
@@ -152,13 +152,13 @@ def test_while_it_runs_the_numbers_of_the_log_are_shown(
     """From the beginning, and by the thread that keeps the record: the others only send."""
     monkeypatch.setattr(shell, "PROGRESS_EVERY", 0.0)
     threads = set()
-    write = Note.write
+    write = TaskStateNote.write
 
-    def watched(note: Note, numbers: dict[str, object]) -> None:
+    def watched(note: TaskStateNote, numbers: dict[str, object]) -> None:
         threads.add(threading.current_thread())
         write(note, numbers)
 
-    monkeypatch.setattr(Note, "write", watched)
+    monkeypatch.setattr(TaskStateNote, "write", watched)
 
     Push(run_dag, "progress_running", 600)
 
@@ -387,7 +387,7 @@ class Store:
 def test_after_a_failure_it_is_left_alone_for_a_while(caplog: pytest.LogCaptureFixture) -> None:
     """Airflow may take a minute to find out that it can't write, and nobody sends meanwhile."""
     store, now = Store(failures=2), [0.0]
-    note = Note(store, PUSH, logging.getLogger("progress"), clock=lambda: now[0])
+    note = TaskStateNote(store, PUSH, logging.getLogger("progress"), clock=lambda: now[0])
     asked = []
 
     for moment in (0.0, 30.0, SILENCE - 1, SILENCE, SILENCE + 30, 2 * SILENCE, 2 * SILENCE + 30):
@@ -411,9 +411,9 @@ def test_a_timeout_in_the_middle_of_a_write_is_not_held_back() -> None:
             raise TimedOut
 
     with pytest.raises(TimedOut):
-        Note(Slow(0), PUSH, logging.getLogger("progress")).write({})
+        TaskStateNote(Slow(0), PUSH, logging.getLogger("progress")).write({})
 
 
 def test_without_a_store_nothing_is_written() -> None:
     """Airflow before 3.3."""
-    Note(None, PUSH, None).write({"accepted": 1})
+    TaskStateNote(None, PUSH, None).write({"accepted": 1})

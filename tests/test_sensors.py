@@ -19,13 +19,16 @@ from airflow_provider_responsys import sensors
 from airflow_provider_responsys.errors import InvalidSettings, RequestsFailed
 from airflow_provider_responsys.hooks import POLLS_PER_MINUTE, ResponsysHook
 from airflow_provider_responsys.protocol import pace
-from airflow_provider_responsys.protocol.event import Event, Status, unpack
 from airflow_provider_responsys.protocol.polling import Outcome
 from airflow_provider_responsys.protocol.results import Results
 from airflow_provider_responsys.protocol.wire import Authorize, Conversation, Pause
 from airflow_provider_responsys.sandbox import Fault, Sandbox
-from airflow_provider_responsys.sensors import FEW_POLLS, Asked, PushRequestSensor, Waiting, after
+from airflow_provider_responsys.sensors import FEW_POLLS, PushRequestSensor, after
 from airflow_provider_responsys.triggers import PushRequestTrigger
+from airflow_provider_responsys.waiting import engine
+from airflow_provider_responsys.waiting.asked import Asked
+from airflow_provider_responsys.waiting.event import Event, Status, unpack
+from airflow_provider_responsys.waiting.state import WaitState
 
 CONNECTION = "AIRFLOW_CONN_RESPONSYS_DEFAULT"
 CAMPAIGN = "Summer_Push"
@@ -43,6 +46,7 @@ Runner = Callable[[Any], Any]
 def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
     """Give a Responsys that finishes requests at once, and a sensor that is impatient."""
     monkeypatch.setattr(PushRequestSensor, "first_delay", 0.0)
+    monkeypatch.setattr(engine, "NOT_BELIEVED", ())
     with Sandbox(processing_time=0.0) as running:
         connect(monkeypatch, running)
         yield running
@@ -158,7 +162,7 @@ def test_it_waits(mode: str, sandbox: Sandbox, run_dag: Runner) -> None:
     ids = pushed(["C1"], ["C2"])
     sandbox.plan(Fault("poll", "lost", nth=[1, 2]))
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr("airflow_provider_responsys.protocol.schedule.TROUBLE_WAITS", (0.05,))
+        monkeypatch.setattr("airflow_provider_responsys.waiting.schedule.TROUBLE_WAITS", (0.05,))
         with DAG(f"waits_{mode}", schedule=None) as dag:
             sensor(ids, **MODES[mode])
 
@@ -265,7 +269,7 @@ def test_an_unknown_number_is_never_shown_as_known() -> None:
     results = Results(total=2, finished=1, recipients_succeeded=5)
 
     def unknown(accepted: int | None, results: Results) -> int | None:
-        found: int | None = Waiting(Asked(("a", "b"), accepted), results).summary()["recipients"]["unknown"]
+        found: int | None = WaitState(results, accepted=accepted).summary()["recipients"]["unknown"]
         return found
 
     assert unknown(None, results) is None
@@ -283,8 +287,8 @@ def test_the_number_of_recipients_may_come_from_the_ledger() -> None:
     with pytest.raises(AirflowSensorTimeout):
         waiting.execute_complete({}, told)
 
-    assert waiting._waiting is not None
-    assert waiting._waiting.summary()["recipients"]["unknown"] == 4
+    assert waiting._state is not None
+    assert waiting._state.summary()["recipients"]["unknown"] == 4
 
 
 def test_results_that_are_not_as_many_as_recipients_fail_it() -> None:
@@ -373,8 +377,8 @@ def test_a_long_look_keeps_to_the_accounts_own_limit(sandbox: Sandbox, monkeypat
     assert looks == [False, False]
     assert sandbox.counts["poll"] == 2 * (FEW_POLLS + 1)
     assert sandbox.counts["ratelimit"] == 1
-    assert waiting._pace is not None
-    assert waiting._pace.limit == 60_000
+    assert waiting._engine is not None
+    assert waiting._engine.pace.limit == 60_000
 
 
 def test_a_short_look_is_within_every_limit(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -411,8 +415,8 @@ def test_a_limit_that_is_not_told_ends_no_look(
     assert looks == [False, False]
     assert sandbox.counts["poll"] == 4
     assert sandbox.counts["ratelimit"] == reads
-    assert waiting._pace is not None
-    assert waiting._pace.limit == POLLS_PER_MINUTE
+    assert waiting._engine is not None
+    assert waiting._engine.pace.limit == POLLS_PER_MINUTE
 
 
 def test_a_limit_that_is_run_into_is_remembered_from_look_to_look(
@@ -428,8 +432,9 @@ def test_a_limit_that_is_run_into_is_remembered_from_look_to_look(
 
     assert looks == [False, False, True]
     assert sandbox.counts["poll"] == 3 + 2
-    assert waiting._pace is not None
-    assert waiting._pace.turned > waiting._pace.last_refused > waiting._pace.began
+    assert waiting._engine is not None
+    pace_now = waiting._engine.pace
+    assert pace_now.turned > pace_now.last_refused > pace_now.began
 
 
 def test_trouble_does_not_keep_it_from_deferring(sandbox: Sandbox) -> None:

@@ -9,18 +9,21 @@ from typing import Any
 
 import pytest
 import requests
+from airflow.providers.common.compat.sdk import AirflowNotFoundException
 
-from airflow_provider_responsys import triggers
-from airflow_provider_responsys.errors import LimitExceeded
+from airflow_provider_responsys import hooks, triggers
 from airflow_provider_responsys.hooks import POLLS_PER_MINUTE, ResponsysHook
-from airflow_provider_responsys.protocol import codes, pace, polling, schedule
-from airflow_provider_responsys.protocol.event import Event, Status, pack
-from airflow_provider_responsys.protocol.pace import SCOUT, Pace
+from airflow_provider_responsys.observers import WaitObserver
+from airflow_provider_responsys.protocol import codes, pace, polling
 from airflow_provider_responsys.protocol.results import Results
-from airflow_provider_responsys.protocol.schedule import Schedule
 from airflow_provider_responsys.sandbox import Fault, Sandbox
 from airflow_provider_responsys.transport import aio
-from airflow_provider_responsys.triggers import PushRequestTrigger, Watch
+from airflow_provider_responsys.triggers import Asking, PushRequestTrigger
+from airflow_provider_responsys.waiting import engine, schedule, watch
+from airflow_provider_responsys.waiting.engine import WaitEngine
+from airflow_provider_responsys.waiting.event import Event, Status, pack
+from airflow_provider_responsys.waiting.state import WaitState
+from airflow_provider_responsys.waiting.watch import Watch, most_in_flight
 
 CONNECTION = "AIRFLOW_CONN_RESPONSYS_DEFAULT"
 CAMPAIGN = "Summer_Push"
@@ -38,6 +41,7 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
 def no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let trouble pass in no time."""
     monkeypatch.setattr(schedule, "TROUBLE_WAITS", (0.01,))
+    monkeypatch.setattr(engine, "NOT_BELIEVED", ())
 
 
 def connect(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, **extra: Any) -> None:
@@ -136,7 +140,7 @@ def test_it_tells_how_far_it_is(
 ) -> None:
     """Whoever looks at the log of a long wait sees counts."""
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(triggers, "PROGRESS_EVERY", 0.05)
+    monkeypatch.setattr(watch, "PROGRESS_EVERY", 0.05)
     ids = pushed(["C1", "NODEVICE-1"])
     sandbox.change(processing_time=1000.0)
     ids += pushed(["C2"])
@@ -183,7 +187,7 @@ def test_without_a_setting_it_keeps_to_the_accounts_own_limit(
 ) -> None:
     """It is read once, beside the first question, and told once."""
     caplog.set_level(logging.INFO)
-    paced = mocker.spy(triggers, "paced")
+    first, then = mocker.spy(triggers, "paced"), mocker.spy(engine, "paced")
     connect(monkeypatch, sandbox, poll_requests_per_minute=None)
     ids = pushed(*([f"C{number}"] for number in range(12)))
     sandbox.change(poll_limit=6_000)
@@ -191,10 +195,10 @@ def test_without_a_setting_it_keeps_to_the_accounts_own_limit(
     event = run(trigger(ids))
 
     assert event.results.recipients_succeeded == 12
-    assert [call.args[0] for call in paced.call_args_list] == [POLLS_PER_MINUTE, 6_000]
+    assert [spy.call_args.args[0] for spy in (first, then)] == [POLLS_PER_MINUTE, 6_000]
     assert sandbox.counts["ratelimit"] == 1
-    assert caplog.text.count("Asking at most") == 1
-    assert "Asking at most 6000 times a minute (the account's limit)" in caplog.text
+    assert caplog.text.count("Polling at most") == 1
+    assert "Polling at most 6000 requests a minute (the account's limit)" in caplog.text
 
 
 def test_a_setting_comes_first(sandbox: Sandbox) -> None:
@@ -230,7 +234,7 @@ def test_a_limit_that_is_not_told_does_not_end_the_wait(
 
     assert event.status is Status.FINISHED, event.message
     assert event.results.recipients_succeeded == 3
-    assert caplog.text.count("Asking at most 200 times a minute (a guess, as ") == 1
+    assert caplog.text.count("Polling at most 200 requests a minute (a default, as ") == 1
     assert "set poll_requests_per_minute in the connection" in caplog.text
 
 
@@ -251,8 +255,8 @@ def test_a_limit_is_read_again_if_it_may_be_told_later(
     told = kind != "truncated"
     assert event.status is Status.FINISHED, event.message
     assert sandbox.counts["ratelimit"] == (3 if told else 1)
-    assert caplog.text.count("a guess, as the account's limits can't be read") == 1
-    assert ("Asking at most 6000 times a minute (the account's limit)" in caplog.text) == told
+    assert caplog.text.count("a default, as the account's limits can't be read") == 1
+    assert ("Polling at most 6000 requests a minute (the account's limit)" in caplog.text) == told
 
 
 def test_a_limit_that_never_comes_holds_up_nobody(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,10 +303,10 @@ def test_questions_leave_together(limit: int, together: int, sandbox: Sandbox) -
 
     async def scenario() -> tuple[int, float, int]:
         watch = unbegun(limit, now := asyncio.get_running_loop().time())
-        until = watch._ask(now)
-        first = len(watch._asking)
-        watch._ask((now + until) / 2)
-        asked = first, (until - now) * limit / 60, len(watch._asking)
+        until = watch._send(now)
+        first = len(watch._polls)
+        watch._send((now + until) / 2)
+        asked = first, (until - now) * limit / 60, len(watch._polls)
         await watch.stop()
         return asked
 
@@ -320,8 +324,8 @@ def test_few_large_answers_come_at_once(sandbox: Sandbox, monkeypatch: pytest.Mo
 
     async def scenario() -> int:
         watch = unbegun(60_000, now := asyncio.get_running_loop().time())
-        watch._ask(now)
-        asking = len(watch._asking)
+        watch._send(now)
+        asking = len(watch._polls)
         await watch.stop()
         return asking
 
@@ -334,12 +338,12 @@ def test_questions_with_room_grow_together_again(sandbox: Sandbox, monkeypatch: 
 
     async def scenario() -> tuple[int, float]:
         watch = unbegun(60_000, now := asyncio.get_running_loop().time())
-        watch._schedule.take(now, most=1000)
-        watch._schedule.put_back(["A"], now)
-        watch._schedule.put_back(["B"], now + 5.0)
-        watch._schedule.put_back(["C"], now + 50.0)
-        watch._ask(now)
-        found = len(watch._asking), watch._schedule.due - now
+        watch._engine.schedule.take(now, most=1000)
+        watch._engine.schedule.put_back(["A"], now)
+        watch._engine.schedule.put_back(["B"], now + 5.0)
+        watch._engine.schedule.put_back(["C"], now + 50.0)
+        watch._send(now)
+        found = len(watch._polls), watch._engine.schedule.due - now
         await watch.stop()
         return found
 
@@ -353,33 +357,34 @@ def unbegun(limit: float, now: float) -> Watch:
     account = ResponsysHook().account()
     line = aio.Responsys(account, user_agent="")
     ids = [f"UGpC{number}" for number in range(1000)]
-    return Watch(
-        line,
-        account,
-        Schedule(ids, now),
-        Results(total=1000),
+    size = account.family.ids_per_poll
+    deciding = WaitEngine(
+        WaitState.on(ids),
         pace=schedule.paced(limit, now),
         poll_interval=60.0,
-        log=logging.getLogger(),
+        ids_per_poll=size,
+        max_in_flight=most_in_flight(size),
+        first_at=now,
     )
+    return Watch(deciding, Asking(line, account).poll, log=logging.getLogger())
 
 
 def test_it_asks_few_questions_at_once(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Five thousand requests are not five thousand connections."""
-    monkeypatch.setattr(triggers, "MAX_IN_FLIGHT", 3)
+    monkeypatch.setattr(watch, "MAX_IN_FLIGHT", 3)
     ids = pushed(*([f"C{number}"] for number in range(12)))
     sandbox.change(latency=0.02)
     watched = trigger(ids)
     most = 0
 
-    async def watch() -> None:
+    async def counting() -> None:
         nonlocal most
         waiting = asyncio.ensure_future(anext(aiter(watched.run())))
         while not waiting.done():
             await asyncio.sleep(0.001)
-            most = max(most, len(watched._watch._asking) if watched._watch else 0)
+            most = max(most, len(watched._watch._polls) if watched._watch else 0)
 
-    asyncio.run(watch())
+    asyncio.run(counting())
 
     assert most == 3
 
@@ -425,33 +430,6 @@ def test_trouble_is_ridden_out(
     assert caplog.text.count("No results at the moment") == (0 if kind == "unknown_status" else 1)
 
 
-def test_a_refusal_slows_it_down(sandbox: Sandbox) -> None:
-    """When the limit was run into, nothing is asked for a while: then one question finds out whether it has passed."""
-
-    async def refused() -> Watch:
-        watch = Watch(
-            aio.Responsys(ResponsysHook().account(), user_agent=""),
-            ResponsysHook().account(),
-            Schedule(["A", "B"], 0.0),
-            Results(total=2),
-            pace=Pace.at(1000, 0.0),
-            poll_interval=60.0,
-            log=logging.getLogger(),
-        )
-        watch._ride_out(LimitExceeded("too many", wait=60.0), ["C"], asyncio.get_running_loop().time())
-        return watch
-
-    async def scenario() -> tuple[float, float, int]:
-        watch = await refused()
-        since = watch._pace.refused_since or 0.0
-        return since, watch._ask(since), len(watch._asking)
-
-    since, until, asking = asyncio.run(scenario())
-
-    assert until == since + SCOUT
-    assert asking == 0
-
-
 def test_a_limit_that_is_run_into_is_scouted(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another program uses a part of the limit: what was refused is asked again, one question at a time."""
     monkeypatch.setattr(pace, "SCOUT", 0.05)
@@ -483,7 +461,7 @@ def test_a_password_that_is_changed_meanwhile_is_used(sandbox: Sandbox, monkeypa
         monkeypatch.setenv(CONNECTION, json.dumps({**sandbox.connection(), "password": "rotated"}))
         sandbox.forget_tokens()
 
-    monkeypatch.setattr(triggers, "count_answer", turn)
+    monkeypatch.setattr(WaitObserver, "answered", turn)
 
     event = run(waiting)
 
@@ -574,9 +552,41 @@ def test_a_question_without_an_answer_holds_up_no_other(sandbox: Sandbox, monkey
     assert all(seen.time < hung.time + 4 for seen in asked if seen.path != hung.path)
 
 
+@pytest.mark.parametrize("error", [AirflowNotFoundException("sandbox-password"), OSError("sandbox-password")])
+def test_a_connection_that_cannot_be_read_for_a_while_is_waited_for(
+    error: Exception, sandbox: Sandbox, mocker: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A secrets backend that is away says that there is no such connection."""
+    real, failures = hooks.account_of, iter([error, error])
+
+    async def account_of(conn_id: str) -> Any:
+        if failure := next(failures, None):
+            raise failure
+        return await real(conn_id)
+
+    ids = pushed(["C1"])
+    mocker.patch.object(triggers, "account_of", account_of)
+
+    event = run(trigger(ids))
+
+    assert event.status is Status.FINISHED, event.message
+    assert event.results.recipients_succeeded == 1
+    assert caplog.text.count("Connection responsys_default can't be read at the moment") == 2
+    assert "sandbox-password" not in caplog.text
+
+
+def test_a_connection_that_cannot_be_read_at_all_is_a_timeout(sandbox: Sandbox, mocker: Any) -> None:
+    """Nothing is known of the requests then, and nothing is said of them."""
+    mocker.patch.object(triggers, "account_of", side_effect=AirflowNotFoundException("no such connection"))
+
+    event = run(trigger(["UGpC"], deadline=time.time() + 0.3))
+
+    assert (event.status, event.results.pending) == (Status.TIMEOUT, 1)
+
+
 def test_it_never_raises(sandbox: Sandbox, mocker: Any) -> None:
     """A trigger that raises fails its task without a reason; the text of an unknown error may hold secrets."""
-    mocker.patch.object(triggers, "account_of", side_effect=RuntimeError("sandbox-password"))
+    mocker.patch.object(triggers, "WaitEngine", side_effect=RuntimeError("sandbox-password"))
 
     event = run(trigger(["UGpC"]))
 
@@ -607,7 +617,7 @@ def test_arguments_that_cannot_be_are_an_event(changes: dict[str, Any], sandbox:
 def test_a_failing_answer_is_not_swallowed(sandbox: Sandbox, mocker: Any) -> None:
     """A defect of ours, in the middle of it, ends the wait too: no request is left out silently."""
     ids = pushed(["C1"])
-    mocker.patch.object(triggers, "settle", side_effect=ZeroDivisionError)
+    mocker.patch.object(WaitState, "count", side_effect=ZeroDivisionError)
 
     assert "ZeroDivisionError" in run(trigger(ids)).message
 
@@ -619,7 +629,7 @@ def test_it_leaves_nothing_behind_when_it_is_stopped(sandbox: Sandbox) -> None:
 
     async def stopped() -> int:
         event = asyncio.ensure_future(anext(aiter(waiting.run())))
-        while not (waiting._watch and waiting._watch._asking):  # noqa: ASYNC110 -- nobody tells when a question leaves
+        while not (waiting._watch and waiting._watch._polls):  # noqa: ASYNC110 -- nobody tells when a question leaves
             await asyncio.sleep(0.01)
         event.cancel()
         await asyncio.gather(event, return_exceptions=True)

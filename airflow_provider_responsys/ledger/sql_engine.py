@@ -12,7 +12,7 @@ from sqlalchemy.engine import URL, Engine
 from sqlalchemy.pool import NullPool
 
 from airflow_provider_responsys.databases import MISPLACED, driver_of, is_misplaced, use_plain_rows
-from airflow_provider_responsys.errors import InvalidSettings, LedgerFailed
+from airflow_provider_responsys.errors import InvalidSettings, LedgerFailed, LedgerUnreachable
 
 CONNECT: Final = 20
 """Seconds for a new connection: few drivers have a limit of their own, and the system's is two minutes."""
@@ -55,7 +55,9 @@ def hook_engine(hook: Any, conn_id: str, database: str | None) -> Engine:
             raise
         except Exception as error:
             reason = f"connection {conn_id!r} leads to no database: {type(error).__name__}: {error}"
-            raise (InvalidSettings if isinstance(error, (ValueError, ImportError)) else LedgerFailed)(reason) from error
+            raise (InvalidSettings if isinstance(error, (ValueError, ImportError)) else LedgerUnreachable)(
+                reason
+            ) from error
         return _checked(connection, dialect, conn_id)
 
     # Of a file, each transaction opens its own: those of a pool would be used by other threads, too.
@@ -68,7 +70,7 @@ def hook_engine(hook: Any, conn_id: str, database: str | None) -> Engine:
 
 
 def within(seconds: float, connect: Callable[[], Any]) -> Any:
-    """Return what *connect* returns, or raise `LedgerFailed` after *seconds*; close what comes later."""
+    """Return what *connect* returns, or raise `LedgerUnreachable` after *seconds*; close what comes later."""
     answers: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
     late = threading.Event()
 
@@ -88,8 +90,7 @@ def within(seconds: float, connect: Callable[[], Any]) -> Any:
         connection, error = answers.get(timeout=seconds)
     except Empty:
         late.set()
-        # With a cause, like all that may pass.
-        raise LedgerFailed(f"The ledger's database took no connection for {seconds:.0f} s") from TimeoutError()
+        raise LedgerUnreachable(f"The ledger's database took no connection for {seconds:.0f} s") from None
     if error:
         raise error
     return connection

@@ -9,7 +9,8 @@ from sqlalchemy import func, insert, inspect, select
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from airflow_provider_responsys.errors import InvalidSettings, LedgerFailed, StateLost
+from airflow_provider_responsys.databases import is_refusal
+from airflow_provider_responsys.errors import InvalidSettings, LedgerFailed, LedgerUnreachable, StateLost
 from airflow_provider_responsys.ledger.fingerprint import key_id, new_key
 from airflow_provider_responsys.ledger.sql_session import LOCK_WAIT, LONGEST, ready
 from airflow_provider_responsys.ledger.sql_tables import MYSQL, VERSION, claims, ledger_table, metadata
@@ -131,7 +132,8 @@ def _failure(error: SQLAlchemyError) -> LedgerFailed:
     """Return *error* without its statement and parameters."""
     original = getattr(error, "orig", None)
     cause = error if original is None else original
-    return LedgerFailed(f"The ledger's database failed ({type(cause).__name__}): {str(cause).strip()}")
+    kind = LedgerFailed if is_refusal(cause) else LedgerUnreachable
+    return kind(f"The ledger's database failed ({type(cause).__name__}): {str(cause).strip()}")
 
 
 def _prepare(connection: Connection, now: datetime) -> bytes:

@@ -18,7 +18,7 @@ from sqlalchemy import event, exc
 from sqlalchemy.engine import Connection, Engine
 
 from airflow_provider_responsys.databases import socket_of
-from airflow_provider_responsys.errors import LedgerFailed
+from airflow_provider_responsys.errors import LedgerUnreachable
 
 IDLE: Final = 10
 """Seconds after which the server ends a transaction whose worker does nothing: it is frozen, and holds locks."""
@@ -255,14 +255,16 @@ def _name(context: Any) -> None:
     told = f" for {watch.age:.0f} s" if watch else ""
     if watch and watch.cut:
         context.is_disconnect = True
-        raise LedgerFailed(f"The ledger's database did not answer{told}, so the connection was closed")
+        raise LedgerUnreachable(f"The ledger's database did not answer{told}, so the connection was closed")
     if not codes.isdisjoint(LOCKED):
         told = told or f" for {LOCK_WAIT} s"
-        raise LedgerFailed(f"The ledger's database waited{told} for a lock that another session holds")
+        raise LedgerUnreachable(f"The ledger's database waited{told} for a lock that another session holds")
     if not codes.isdisjoint(TOO_LONG):
-        raise LedgerFailed(f"The ledger's database worked{told} without finishing a statement, so it was cancelled")
+        raise LedgerUnreachable(
+            f"The ledger's database worked{told} without finishing a statement, so it was cancelled"
+        )
     if not codes.isdisjoint(IDLED):
-        raise LedgerFailed(f"The ledger's database ended a transaction in which this worker stood still{told}")
+        raise LedgerUnreachable(f"The ledger's database ended a transaction in which this worker stood still{told}")
 
 
 @cache

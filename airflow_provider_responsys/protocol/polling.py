@@ -106,6 +106,9 @@ class Unclear:
 
 Outcome = Finished | Processing | Gone | Failed | Unclear
 
+UNANSWERED = Unclear("not answered")
+"""Of a request that a poll of several was not answered for."""
+
 
 def poll(
     account: Account, request_ids: Sequence[str], *, waits: Iterable[float] = (), tracking_id: str = ""
@@ -148,15 +151,17 @@ def read_outcomes(response: Response, request_ids: Sequence[str], *, what: str =
     else:
         raise InvalidAnswer(f"{what} was answered with something else than results", status=response.status)
     alone = len(request_ids) == 1 and len(frames) == 1
-    outcomes: dict[str, Outcome] = dict.fromkeys(request_ids, Unclear("not answered"))
+    outcomes: dict[str, Outcome] = dict.fromkeys(request_ids, UNANSWERED)
     for frame in frames:
         # A frame may lack its id, or have an empty one; asked for alone, it is clear whose it is.
         named = frame.get("requestId") or (request_ids[0] if alone else None)
         outcome = _outcome(frame, response, what)
-        if named in outcomes:
+        if isinstance(named, str) and named in outcomes:
             outcomes[named] = outcome
-        elif alone or named is None:
+        elif alone:
             raise InvalidAnswer(f"{what} was answered for another request", status=response.status)
+    if len(request_ids) == 1 and not alone and outcomes[request_ids[0]] is UNANSWERED:
+        raise InvalidAnswer(f"{what} was answered for other requests", status=response.status)
     return outcomes
 
 
@@ -172,9 +177,11 @@ def _outcome(frame: Mapping[str, Any], response: Response, what: str) -> Outcome
     envelope = Envelope.of(content) or Envelope.of(frame)
     if envelope:
         return _coded(envelope, response, what)
+    if status in UNFINISHED:  # whatever rows there are by then
+        return Processing()
     if isinstance(content, list) and (content or status == SUCCESS):
         return _finished(content, frame.get("referenceData"))
-    return Processing() if status in UNFINISHED else Unclear(_plain(status))
+    return Unclear(_plain(status))
 
 
 def _coded(envelope: Envelope, response: Response, what: str) -> Outcome:

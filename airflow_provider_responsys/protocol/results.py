@@ -65,6 +65,19 @@ class Results:
         self.recipients_unknown += recipients or 0
         return True
 
+    def include(self, other: Self) -> None:
+        """Add the counts of *other*, whose requests are among these."""
+        self.finished += other.finished
+        self.failed += other.failed
+        self.unknown += other.unknown
+        self.recipients_succeeded += other.recipients_succeeded
+        self.recipients_failed += other.recipients_failed
+        self.recipients_unknown += other.recipients_unknown
+        for code, number in other.errors.items():
+            _count(self.errors, code, number)
+        for code, number in other.request_errors.items():
+            _count(self.request_errors, code, number)
+
     def summary(self) -> dict[str, dict[str, int]]:
         """Return what a person reads, in the shape that the sensor returns."""
         return {

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from airflow_provider_responsys.errors import LedgerFailed
 from airflow_provider_responsys.sending.run import LOOK_UP, Halt, Inbox, Written
-from airflow_provider_responsys.sending.threads import Call, Pool
+from airflow_provider_responsys.threads import Call, Pool
 
 CHUNK = 100
 """Items that are fetched together."""

@@ -3,6 +3,7 @@
 from collections import deque
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Protocol
 
 from airflow_provider_responsys.errors import ResponsysError
 
@@ -49,8 +50,8 @@ class Progress:
         return f"; about {minutes:.0f} min to go, until {self.ends_at:%F %H:%M %Z}"
 
 
-class Observer:
-    """Is told what becomes of requests, each of so many recipients, as it happens, and does nothing about it.
+class Observer(Protocol):
+    """Is told the outcome of requests, each of so many recipients, as it happens.
 
     All of it on the thread that claims and settles. Nothing may raise.
     """
@@ -69,6 +70,25 @@ class Observer:
 
     def progress(self, progress: Progress) -> None:
         """Take note of how far the send is: when it begins, and each half minute."""
+
+
+class Unobserved:
+    """An observer that does nothing."""
+
+    def accepted(self, recipients: int) -> None:
+        """Do nothing."""
+
+    def rejected(self, recipients: int, code: str) -> None:
+        """Do nothing."""
+
+    def in_doubt(self, recipients: int) -> None:
+        """Do nothing."""
+
+    def put_off(self, error: ResponsysError) -> None:
+        """Do nothing."""
+
+    def progress(self, progress: Progress) -> None:
+        """Do nothing."""
 
 
 @dataclass(slots=True)

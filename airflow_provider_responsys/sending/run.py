@@ -27,9 +27,9 @@ from airflow_provider_responsys.protocol.push import Acceptance
 from airflow_provider_responsys.recipients.spool import Batch
 from airflow_provider_responsys.sending.engine import Commit, Delivery, Done, Engine, Fate, Post, Probe, Recall, Wait
 from airflow_provider_responsys.sending.gate import Gate
-from airflow_provider_responsys.sending.progress import Observer, Progress, Speed
+from airflow_provider_responsys.sending.progress import Observer, Progress, Speed, Unobserved
 from airflow_provider_responsys.sending.queue import Due, Queue
-from airflow_provider_responsys.sending.threads import Call, Pool
+from airflow_provider_responsys.threads import Call, Pool
 
 PROGRESS_EVERY = 30.0  # seconds
 LOOK_UP = 0.1
@@ -177,7 +177,7 @@ class Run:
         self._inbox = inbox
         self._gate = gate
         self._aside = aside
-        self._observer = observer or Observer()
+        self._observer = observer or Unobserved()
         self._clock = clock
         self._numbers = itertools.count(1)
         self._claimed: dict[int, Batch] = {}

@@ -346,15 +346,14 @@ def _complete(trap: Trap) -> None:
 
 
 def _sweep(trap: Trap) -> None:
-    from airflow_provider_responsys import sensors, triggers  # noqa: PLC0415 -- only tasks that run need it
+    from airflow_provider_responsys.waiting.state import WaitState  # noqa: PLC0415 -- only tasks that run need it
 
-    def settle(real: Callable[..., Any], *args: Any) -> Any:
-        done = real(*args)
+    def count(real: Callable[..., Any], *args: Any) -> Any:
+        found = real(*args)
         trap.spring()
-        return done
+        return found
 
-    _wrap(sensors, "settle", settle)
-    _wrap(triggers, "settle", settle)
+    _method(WaitState, "count", count)
 
 
 def _now(trap: Trap) -> None:
@@ -388,7 +387,7 @@ def _mark_ends(done: Path) -> None:
 def _shorten_waits() -> None:
     """Let a run take seconds: no fault needs the long ones."""
     from airflow_provider_responsys import operators  # noqa: PLC0415 -- only tasks that run need it
-    from airflow_provider_responsys.protocol import schedule  # noqa: PLC0415 -- only tasks that run need it
+    from airflow_provider_responsys.waiting import schedule  # noqa: PLC0415 -- only tasks that run need it
 
     _shorten(operators, "ANSWER_MARGIN", 1.0)
     _shorten(schedule, "TROUBLE_WAITS", (0.2, 0.5, 1.0))

@@ -17,6 +17,7 @@ from airflow_provider_responsys.protocol import codes, polling
 from airflow_provider_responsys.protocol.account import ASYNC, HA_ASYNC, Account
 from airflow_provider_responsys.protocol.naming import MAX_CODES, UNNAMED
 from airflow_provider_responsys.protocol.polling import (
+    UNANSWERED,
     Failed,
     Finished,
     Gone,
@@ -320,12 +321,26 @@ def test_an_unreadable_answer_is_none(drive: "Drive", account: Account, response
         line.run(poll(account, [ID]))
 
 
-def test_a_bare_answer_about_one_of_many_is_about_nobody(drive: "Drive", many: Account) -> None:
-    """It does not say which."""
+def test_a_bare_answer_about_one_of_many_is_about_none_of_them(drive: "Drive", many: Account) -> None:
+    """It does not say which: each has to be asked for by itself."""
     line = drive(answer(error("INVALID_REQUEST_ID")), at=many)
 
-    with pytest.raises(InvalidAnswer):
-        line.run(poll(many, [ID, OTHER_ID]))
+    assert line.run(poll(many, [ID, OTHER_ID])) == {ID: UNANSWERED, OTHER_ID: UNANSWERED}
+
+
+def test_a_frame_without_its_id_spoils_only_itself(drive: "Drive", many: Account) -> None:
+    """The others of the same answer are read."""
+    line = drive(answer([frame([row()], requestId=None), frame([row(), row()], requestId=OTHER_ID)]), at=many)
+
+    assert line.run(poll(many, [ID, OTHER_ID])) == {ID: UNANSWERED, OTHER_ID: Finished(2)}
+
+
+@pytest.mark.parametrize("status", ["IN_PROGRESS", "REQUEST_ACCEPTED"])
+def test_rows_of_a_request_in_progress_are_not_its_results(status: str, drive: "Drive", account: Account) -> None:
+    """More of them may come."""
+    line = drive(answer(frame([row()], status=status)))
+
+    assert line.run(poll(account, [ID])) == {ID: Processing()}
 
 
 def test_a_poll_rides_out_what_passes(drive: "Drive", account: Account) -> None:

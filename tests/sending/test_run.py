@@ -37,7 +37,7 @@ from airflow_provider_responsys.sending.gate import Gate
 from airflow_provider_responsys.sending.progress import Observer, Progress
 from airflow_provider_responsys.sending.queue import Due, Queue
 from airflow_provider_responsys.sending.run import Event, Halt, Inbox, Report, Run
-from airflow_provider_responsys.sending.threads import Pool
+from airflow_provider_responsys.threads import Pool
 
 Answer = str | BaseException
 

@@ -4,9 +4,10 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
-from airflow_provider_responsys.errors import LedgerFailed
+from airflow_provider_responsys.errors import LedgerFailed, LedgerUnreachable
 from airflow_provider_responsys.protocol.polling import (
     PURGED,
     ROWS_DIFFER,
@@ -17,7 +18,6 @@ from airflow_provider_responsys.protocol.polling import (
     Processing,
     Unclear,
 )
-from airflow_provider_responsys.protocol.results import Results
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from airflow_provider_responsys.ledger.sql_values import BatchRecord
 
 
-class Book:
+class RequestRecords:
     """What the SQL ledger knows of the requests of some sends, and what it is still to be told.
 
     `read`, `write` and `close` block, and wait for each other.
@@ -41,10 +41,15 @@ class Book:
         self._ended: dict[str, Outcome] = {}
         self._unwritten: deque[tuple[str, Ending]] = deque()
         """Filled by one thread, and emptied by another."""
+        self._early: dict[str, Outcome] = {}
+        """Outcomes that were noted before it is known which batches they are of."""
+        self._is_read = False
         self._busy = threading.Lock()
         self._stopped = False
         self.sizes: dict[str, int] = {}
         """How many recipients each request has."""
+        self.accepted_at: dict[str, datetime] = {}
+        """When Responsys took each request."""
 
     @classmethod
     def on(cls, engine: "Engine", send_keys: Sequence[str], log: Any) -> Self:
@@ -56,12 +61,15 @@ class Book:
     @property
     def unwritten(self) -> int:
         """Return how many outcomes the ledger is still to be told."""
-        return len(self._unwritten)
+        return len(self._unwritten) + len(self._early)
 
     def read(self) -> None:
         """Read what the ledger knows, or raise `LedgerFailed`."""
         with self._busy:
             self._read()
+            self._is_read = True
+        early, self._early = self._early, {}
+        self.note(early)
 
     def knows(self, request_id: str) -> bool:
         """Tell whether *request_id* is in the ledger."""
@@ -76,18 +84,15 @@ class Book:
         wanted = set(task_instances)
         return [request_id for request_id, name in self._task_instances.items() if name in wanted]
 
-    def recall(self, ids: Iterable[str], results: Results) -> list[str]:
-        """Count in *results* those of *ids* whose outcome is recorded, and return the others."""
-        still_open = []
-        for request_id in ids:
-            if outcome := self._ended.get(request_id):
-                results.add(outcome, self.sizes[request_id])
-            else:
-                still_open.append(request_id)
-        return still_open
+    def outcome_of(self, request_id: str) -> Outcome | None:
+        """Return the outcome of *request_id* that is recorded, None if there is none."""
+        return self._ended.get(request_id)
 
     def note(self, outcomes: Mapping[str, Outcome]) -> None:
         """Keep those of *outcomes* that are final until they are written."""
+        if not self._is_read:
+            self._early.update(outcomes)
+            return
         for request_id, outcome in outcomes.items():
             size = self.sizes.get(request_id)
             if size is not None and (ending := Ending.of(outcome, size)):
@@ -95,15 +100,20 @@ class Book:
 
     def write(self) -> LedgerFailed | None:
         """Record the outcomes noted so far, one write each; return what kept them from being written, if anything."""
+        if self._early:
+            try:
+                self.read()
+            except LedgerFailed as error:
+                return error
         with self._busy:
             while self._unwritten and not self._stopped:
                 request_id, ending = self._unwritten[0]
                 try:
                     self._records.record_outcome(self._keys[request_id], request_id, **ending.as_arguments())
+                except LedgerUnreachable as error:
+                    return error
                 except LedgerFailed as error:
-                    if passes(error):
-                        return error
-                    self._log.warning("What became of request %s can't be recorded: %s", request_id, error)
+                    self._log.warning("The outcome of request %s can't be written to the ledger: %s", request_id, error)
                 self._unwritten.popleft()
         return None
 
@@ -128,6 +138,8 @@ class Book:
         self._keys[request_id] = send_key
         self._task_instances[request_id] = batch.task_instance
         self.sizes[request_id] = batch.size
+        if batch.settled_at:
+            self.accepted_at[request_id] = batch.settled_at
         if batch.outcome_at:
             self._ended[request_id] = _recorded(batch)
 
@@ -158,14 +170,13 @@ class Ending:
         return {"succeeded": self.succeeded, "failed": self.failed, "error": self.error}
 
 
-def passes(error: LedgerFailed) -> bool:
-    """Tell whether the ledger could not be reached, as opposed to: it was, and said no."""
-    return error.__cause__ is not None
-
-
-def log_unwritten(log: Any, book: Book, failure: LedgerFailed) -> None:
+def log_unwritten(log: Any, unwritten: int, failure: LedgerFailed) -> None:
     """Tell that the ledger lacks outcomes; the counts have them."""
-    log.warning("The ledger lacks what became of %d requests, which is known here: %s", book.unwritten, failure)
+    log.warning(
+        "%d request outcomes were not written to the ledger; this task's counts include them: %s",
+        unwritten,
+        failure,
+    )
 
 
 def _recorded(batch: "BatchRecord") -> Outcome:

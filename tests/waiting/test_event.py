@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from airflow_provider_responsys.errors import InvalidAnswer
-from airflow_provider_responsys.protocol.event import MAX_PACKED, Event, Status, pack, unpack
 from airflow_provider_responsys.protocol.results import Results
+from airflow_provider_responsys.waiting.event import MAX_PACKED, Event, Status, pack, unpack
 
 
 def test_five_thousand_ids_fit() -> None:

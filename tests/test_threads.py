@@ -13,7 +13,7 @@ import pytest
 from airflow_provider_responsys.errors import NotAllSent
 from airflow_provider_responsys.sending.aside import Aside
 from airflow_provider_responsys.sending.run import Halt, Inbox
-from airflow_provider_responsys.sending.threads import Call, Pool
+from airflow_provider_responsys.threads import Call, Pool
 
 WHO: contextvars.ContextVar[str] = contextvars.ContextVar("WHO")
 
@@ -94,9 +94,7 @@ def test_a_closed_pool_takes_nothing_and_begins_nothing() -> None:
 def test_a_thread_that_hangs_keeps_no_process_from_ending() -> None:
     """A login that is waited for, or a database that hangs, is left behind."""
     program = (
-        "import time\n"
-        "from airflow_provider_responsys.sending.threads import Pool\n"
-        "Pool(1, 'test').submit(time.sleep, 600)\n"
+        "import time\nfrom airflow_provider_responsys.threads import Pool\nPool(1, 'test').submit(time.sleep, 600)\n"
     )
 
     ended = subprocess.run([sys.executable, "-c", program], timeout=60, check=False)

@@ -2,7 +2,7 @@
 
 import heapq
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, count, repeat
 
@@ -49,18 +49,25 @@ class Schedule:
         """Return when the next request is due."""
         return self._waiting[0][0]
 
-    def take(self, now: float, most: int, early: float = 0.0) -> list[str]:
+    def take(self, now: float, most: int, early: float = 0.0, *, alone: Container[str] = ()) -> list[str]:
         """Return up to *most* requests, and forget them: one that is due *now*, and what is due *early* seconds later.
 
         Otherwise questions about many requests at once would never grow together again: each would go on
-        by itself, about ever fewer of those that it began with.
+        by itself, about ever fewer of those that it began with. A request that is in *alone* goes by itself.
         """
         taken: list[str] = []
         if not self._waiting or self.due > now:
             return taken
         while self._waiting and self.due <= now + early and len(taken) < most:
+            if taken and (self._waiting[0][2] in alone or taken[0] in alone):
+                break
             taken.append(heapq.heappop(self._waiting)[2])
         return taken
+
+    def bring_forward(self, now: float, until: float) -> None:
+        """Let what is due by *until* be due *now*."""
+        self._waiting = [(now if due <= until else due, order, name) for due, order, name in self._waiting]
+        heapq.heapify(self._waiting)
 
     def put_back(self, ids: Iterable[str], due: float) -> None:
         """Let *ids* be asked about again when they are *due*."""

@@ -21,6 +21,8 @@ class Status(StrEnum):
 
     FINISHED = "finished"
     TIMEOUT = "timeout"
+    RETRY = "retry"
+    """Something was away that may be back when the task is tried again."""
     ERROR = "error"
 
 

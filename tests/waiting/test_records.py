@@ -1,7 +1,5 @@
 import pytest
 
-from airflow_provider_responsys.errors import LedgerFailed
-from airflow_provider_responsys.ledger.book import Ending, passes
 from airflow_provider_responsys.protocol.polling import (
     PURGED,
     ROWS_DIFFER,
@@ -12,6 +10,7 @@ from airflow_provider_responsys.protocol.polling import (
     Processing,
     Unclear,
 )
+from airflow_provider_responsys.waiting.records import Ending
 
 
 @pytest.mark.parametrize(
@@ -30,12 +29,3 @@ from airflow_provider_responsys.protocol.polling import (
 def test_what_is_recorded_of_a_request(outcome: Outcome, ending: Ending | None) -> None:
     """Of three recipients; nothing while it is open, and no rows that can't be matched with them."""
     assert Ending.of(outcome, 3) == ending
-
-
-def test_a_ledger_that_said_no_will_say_so_again() -> None:
-    """Only what could not be reached is tried again."""
-    unreachable = LedgerFailed("no connection")
-    unreachable.__cause__ = OSError()
-
-    assert passes(unreachable)
-    assert not passes(LedgerFailed("it is another database"))

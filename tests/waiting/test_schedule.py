@@ -2,7 +2,7 @@ from itertools import islice
 
 import pytest
 
-from airflow_provider_responsys.protocol.schedule import TROUBLE_WAITS, Patience, Schedule, paced, troubles
+from airflow_provider_responsys.waiting.schedule import TROUBLE_WAITS, Patience, Schedule, paced, troubles
 
 
 def test_oldest_due_first() -> None:

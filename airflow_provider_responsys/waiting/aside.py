@@ -1,0 +1,47 @@
+"""Blocking calls of one wait, on one thread of its own: whatever they wait for holds up no other wait."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
+from airflow_provider_responsys.errors import LedgerUnreachable
+from airflow_provider_responsys.threads import Call, Pool
+
+T = TypeVar("T")
+
+
+class Aside:
+    """A thread for the calls of one wait's ledger, in their order.
+
+    The event loop's own executor has few threads, and all triggers of a triggerer
+    share it, also for looking up names.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._pool = Pool(1, name)
+
+    async def call(self, function: Callable[[], T], within: float) -> T:
+        """Return what *function* returns, or raise `LedgerUnreachable` if that is not *within* so many seconds.
+
+        A call that is given up goes on in its thread, and further ones wait for it.
+        """
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+
+        def tell() -> None:
+            with suppress(RuntimeError):  # the loop is closed: nothing waits any more
+                loop.call_soon_threadsafe(ended.set)
+
+        call = Call(function, then=tell)
+        self._pool.submit(call)
+        try:
+            async with asyncio.timeout(max(within, 0.0)):
+                await ended.wait()
+        except TimeoutError:
+            raise LedgerUnreachable(f"The ledger did not answer within {within:.0f} s") from None
+        return call.result()
+
+    def close(self) -> None:
+        """Begin no further call."""
+        self._pool.close()
