@@ -1,4 +1,4 @@
-"""Which of our modules may import what (the table of the style guide, R1 to R9)."""
+"""Which of our modules may import what."""
 
 import ast
 import subprocess
@@ -122,7 +122,7 @@ def ours(names: set[str]) -> set[str]:
 
 
 def wrong(module: str, source: str) -> list[str]:
-    """Return what *source*, as *module*, imports of ours and may not (R1)."""
+    """Return what *source*, as *module*, imports of ours and may not."""
     allowed = MAY_IMPORT[layer(module)] | {layer(module)}
     return [name for name in ours(imports(source)) if not any(touches({name}, row) for row in allowed)]
 
@@ -139,21 +139,21 @@ def everywhere() -> pytest.MarkDecorator:
 
 @everywhere()
 def test_imports_only_lower_layers(module: str) -> None:
-    """R1, R5, R6, R7: a module imports what its row allows, absolutely; a new folder fails until it is placed."""
+    """A module imports what its row allows, absolutely; a new folder fails until it is placed."""
     assert layer(module) in MAY_IMPORT, f"{module} belongs to no row"
     assert wrong(module, modules()[module].read_text()) == []
 
 
 @everywhere()
 def test_only_the_airflow_facing_modules_import_airflow(module: str) -> None:
-    """R2: everything else runs, and is tested, without Airflow."""
+    """Everything else runs, and is tested, without Airflow."""
     if layer(module) not in MEET_AIRFLOW:
         assert not touches(imports(modules()[module].read_text()), "airflow")
 
 
 @everywhere()
 def test_http_clients_are_imported_by_their_drivers_only(module: str) -> None:
-    """R3: one module knows requests, one knows the async client."""
+    """One module knows requests, one knows the async client."""
     found = imports(modules()[module].read_text())
 
     used = {client for client in HTTP if touches(found, client)}
@@ -163,7 +163,7 @@ def test_http_clients_are_imported_by_their_drivers_only(module: str) -> None:
 
 @everywhere()
 def test_the_protocol_does_nothing(module: str) -> None:
-    """R4: no I/O, clock, chance or logging in the protocol."""
+    """No I/O, clock, chance or logging in the protocol."""
     if layer(module) == "protocol":
         found = imports(modules()[module].read_text())
         assert [name for name in sorted(IMPURE) if touches(found, name)] == []
@@ -199,13 +199,13 @@ def test_a_forbidden_import_is_seen(source: str, forbidden: str) -> None:
 
 
 def test_a_relative_import_is_seen() -> None:
-    """R6: a relative import fails the test, so that directions stay greppable."""
+    """A relative import fails the test, so that directions stay greppable."""
     with pytest.raises(AssertionError, match="relative import"):
         imports("from . import hooks")
 
 
 def test_the_core_imports_with_nothing_but_the_standard_library_and_sql() -> None:
-    """R8: with Airflow and the HTTP clients absent, protocol and sending import."""
+    """With Airflow and the HTTP clients absent, protocol and sending import."""
     core = [name for name in modules() if layer(name) in {"errors", "protocol", "sending"}]
     script = "import sys\n"
     script += "".join(
@@ -219,7 +219,7 @@ def test_the_core_imports_with_nothing_but_the_standard_library_and_sql() -> Non
 
 
 def test_the_root_imports_nothing_else_of_ours() -> None:
-    """R9: Airflow imports the root to discover providers, so it must cost nothing."""
+    """Airflow imports the root to discover providers, so it must cost nothing."""
     script = f"import {NAME}, sys; print([m for m in sys.modules if m.startswith({NAME + '.'!r})])"
 
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -25,7 +25,7 @@ class Code(NamedTuple):
     nothing_queued: bool = True
 
 
-# responsys-api.md 1.9 and 6. Titles and details that no source has are guessed.
+# docs/responsys-api.md, Errors. Titles and details that no source has are guessed.
 CODES: Mapping[str, Code] = {
     "INVALID_USER_NAME_PASSWORD": Code(400, "Invalid username or password", ""),
     "INVALID_TOKEN": Code(401, "Not a valid token", "Not a valid authentication token"),

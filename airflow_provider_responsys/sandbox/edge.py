@@ -38,7 +38,7 @@ NOTHING = answers.of(None)  # stands for an answer that is never sent
 BARE: Mapping[str, int] = {Kind.BARE_413: 413, Kind.BARE_429: 429, Kind.BARE_503: 503}
 PAGES: Mapping[str, tuple[int, str]] = {
     Kind.BAD_GATEWAY: (502, "Bad Gateway"),
-    Kind.HTML_503: (503, "Service Temporarily Unavailable"),  # responsys-api.md 6: plain HTTP 503
+    Kind.HTML_503: (503, "Service Temporarily Unavailable"),  # System outages page: no envelope
     Kind.GATEWAY_TIMEOUT: (504, "Gateway Timeout"),
 }
 

@@ -35,7 +35,7 @@ ROUTES = (
     (re.compile(r"/rest/api/ratelimit"), Endpoint.RATELIMIT, "GET"),
     (re.compile(r"/rest/api/v1\.3/lists"), Endpoint.OTHER, "GET"),
 )
-CAMPAIGN_NAME = re.compile(r"[A-Za-z0-9 !\-=@_\[\]{}]{1,150}")  # responsys-api.md 9
+CAMPAIGN_NAME = re.compile(r"[A-Za-z0-9 !\-=@_\[\]{}]{1,150}")  # Campaign wizard page
 
 
 @dataclass(frozen=True, slots=True)

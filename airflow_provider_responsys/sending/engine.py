@@ -56,8 +56,8 @@ WRITE_WITHIN = 0.1
 BACKOFF = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)
 """Seconds to wait after the first, second, … trouble in a row."""
 
-UNRECOVERABLE_WAIT = 30.0  # HAERR: wait about 30 seconds, resubmit once
-NO_ANSWER_WAIT = 120.0  # HAERR: at most three tries, two minutes apart
+UNRECOVERABLE_WAIT = 30.0  # AFTM error page: wait about 30 seconds, send once more
+NO_ANSWER_WAIT = 120.0  # AFTM error page: at most three tries, two minutes apart
 UNRECOVERABLE_TRIES = 2
 NO_ANSWER_TRIES = 3
 

@@ -568,7 +568,7 @@ def test_a_replaced_try_goes_on_settling_where_the_store_lets_it() -> None:
 
 
 def test_at_least_once_sends_an_unrecoverable_exception_again_once() -> None:
-    """HAERR: wait about 30 seconds, resubmit once."""
+    """AFTM error page: wait about 30 seconds, send once more."""
     lost = InDoubt("500", code="UNRECOVERABLE_EXCEPTION")
     limits = Limits(delivery=Delivery.AT_LEAST_ONCE, max_in_flight=1)
     world = World(batches=1, answers=[lost, lost], limits=limits)
@@ -581,7 +581,7 @@ def test_at_least_once_sends_an_unrecoverable_exception_again_once() -> None:
 
 
 def test_at_least_once_sends_what_was_not_answered_three_times_in_all() -> None:
-    """HAERR: at most three tries, two minutes apart."""
+    """AFTM error page: at most three tries, two minutes apart."""
     limits = Limits(delivery=Delivery.AT_LEAST_ONCE, max_in_flight=1)
     world = World(batches=1, answers=[NoAnswer("lost")] * 9, limits=limits)
 
