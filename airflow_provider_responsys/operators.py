@@ -44,6 +44,7 @@ from airflow_provider_responsys.protocol.push import (
     submit,
 )
 from airflow_provider_responsys.protocol.ratelimit import push_limit
+from airflow_provider_responsys.protocol.sizes import runs
 from airflow_provider_responsys.recipients.data import Rows, is_data
 from airflow_provider_responsys.recipients.fields import FieldSettings
 from airflow_provider_responsys.recipients.rows import Chunk, from_sequence
@@ -137,11 +138,13 @@ class TriggerPushOperator(BaseOperator):
     :param responsys_conn_id: connection to Responsys (templated)
 
     It returns ``campaign_name``, ``send_key``, ``dry_run``, ``request_ids``,
-    ``recipients`` and ``problem``: how many were ``read``, and of those ``accepted``,
-    ``rejected``, ``in_doubt``, ``not_sent``, ``withheld``, ``duplicate`` and
-    ``invalid``, which add up to ``read``; and why the task failed, in counts and
-    codes, or none. Each is also an XCom key of its own. All of it is pushed as well
-    when the task fails, unless another try has taken its place.
+    ``request_sizes``, ``recipients`` and ``problem``. ``request_sizes`` are pairs: so
+    many recipients in each of so many requests in a row. ``recipients`` says how many
+    were ``read``, and of those ``accepted``, ``rejected``, ``in_doubt``, ``not_sent``,
+    ``withheld``, ``duplicate`` and ``invalid``, which add up to ``read``. ``problem``
+    is why the task failed, in counts and codes, or none. Each is also an XCom key of
+    its own. All of it is pushed as well when the task fails, unless another try has
+    taken its place.
 
     :raises NotAllSent: recipients were not sent to, for a reason that may pass;
         another try goes on where this one stopped
@@ -461,6 +464,7 @@ class TriggerPushOperator(BaseOperator):
             "send_key": send_key_of(context, self.send_key),
             "dry_run": dry_run,
             "request_ids": sent.request_ids,
+            "request_sizes": runs(sent.request_sizes),
             "recipients": sent.buckets.as_dict(),
             "problem": problem,
         }

@@ -30,6 +30,7 @@ from airflow_provider_responsys.progress import WAIT, TaskStateNote
 from airflow_provider_responsys.protocol.polling import ROWS_DIFFER, Outcome, poll
 from airflow_provider_responsys.protocol.ratelimit import TOLD_LATER, poll_limit
 from airflow_provider_responsys.protocol.results import Results
+from airflow_provider_responsys.protocol.sizes import runs
 from airflow_provider_responsys.protocol.wire import Conversation, Pause
 from airflow_provider_responsys.triggers import FIRST_DELAY, PushRequestTrigger
 from airflow_provider_responsys.waiting.asked import Asked
@@ -37,7 +38,7 @@ from airflow_provider_responsys.waiting.engine import WaitEngine
 from airflow_provider_responsys.waiting.event import MAX_PACKED, Event, Status, pack
 from airflow_provider_responsys.waiting.records import RequestRecords, log_unwritten
 from airflow_provider_responsys.waiting.schedule import paced
-from airflow_provider_responsys.waiting.state import WaitState
+from airflow_provider_responsys.waiting.state import DIFFERENT, WaitState
 from airflow_provider_responsys.waiting.sweep import sweep
 from airflow_provider_responsys.waiting.telling import log_limit, log_progress
 
@@ -50,6 +51,14 @@ FEW_POLLS = 20
 
 A_HANDFUL = 5
 """So many of more: enough to see that the connection works. A worker slot is not for sweeping thousands."""
+
+MAX_RUNS = 200
+"""Pairs of a size and a number of requests that a trigger is told: some bytes each."""
+
+PUSH_OPERATOR = ("airflow_provider_responsys.operators", "TriggerPushOperator")
+
+MOST_PROBLEMS = 3
+"""Of so many pushes it is told why they failed."""
 
 DEFER_GRACE = 120.0
 """Seconds after the deadline when Airflow ends the wait, if no trigger has done so."""
@@ -86,6 +95,9 @@ class PushRequestSensor(BaseSensorOperator):
     :param max_failed: how many other recipients may fail: a number, or, below 1, a
         part of those whose outcome is known. A request that failed, whose answer is
         gone, or that has more or fewer results than recipients, always fails the task
+    :param fail_with_push: fail, after everything is counted, where a push failed: by the
+        push's whole output, or by the state of a push directly upstream. A DAG run's
+        state is that of its last tasks
 
     It returns ``requests``, ``recipients`` and ``errors``, all counts; the number of
     unknown recipients is null where it is not known. They are pushed as well when
@@ -105,6 +117,7 @@ class PushRequestSensor(BaseSensorOperator):
         timeout: timedelta | float = MAX_TIMEOUT,
         expected_errors: Iterable[str] = ("NO_RECIPIENT_FOUND",),  # AFTM push page: often normal for a push
         max_failed: float = 0,
+        fail_with_push: bool = True,
         responsys_conn_id: str = ResponsysHook.default_conn_name,
         ledger_conn_id: str | None = None,
         **kwargs: Any,
@@ -114,6 +127,7 @@ class PushRequestSensor(BaseSensorOperator):
         self.deferrable = deferrable
         self.expected_errors = expected_errors
         self.max_failed = max_failed
+        self.fail_with_push = fail_with_push
         self.responsys_conn_id = responsys_conn_id
         self.ledger_conn_id = ledger_conn_id
         self._asked: Asked | None = None
@@ -150,7 +164,9 @@ class PushRequestSensor(BaseSensorOperator):
             told = believed(event, asked)
         except ResponsysError as error:
             self._end(context, AirflowFailException(str(error)), error)
-        self._state = state = WaitState(told.results, recipients=told.recipients, accepted=asked.accepted)
+        self._state = state = WaitState(
+            told.results, sizes=asked.sizes, recipients=told.recipients, accepted=asked.accepted, asked=asked.ids
+        )
         match told.status:
             case Status.TIMEOUT:
                 self._time_out(context, state)
@@ -181,7 +197,7 @@ class PushRequestSensor(BaseSensorOperator):
         """Return the state of this wait."""
         if self._state is None:
             asked = self._asked = Asked.of(self.request_ids)
-            self._state = WaitState.on(asked.ids, accepted=asked.accepted)
+            self._state = WaitState.on(asked.ids, sizes=asked.sizes, accepted=asked.accepted)
         return self._state
 
     def _defer(self, context: "Context", state: WaitState) -> dict[str, Any]:  # noqa: RET503 -- to defer is to raise
@@ -217,7 +233,8 @@ class PushRequestSensor(BaseSensorOperator):
             }
         packed = pack(state.open)
         if len(packed) <= MAX_PACKED:
-            return {**arguments, "packed_ids": packed}
+            sizes = runs(state.sizes.get(request_id) for request_id in state.open)
+            return {**arguments, "packed_ids": packed, "sizes": sizes if len(sizes) <= MAX_RUNS else None}
         # The ledger tells the trigger which they are, where it knows them by their tasks.
         if task_instances := self._task_instances(state):
             return {**arguments, "packed_task_instances": pack(task_instances)}
@@ -348,7 +365,7 @@ class PushRequestSensor(BaseSensorOperator):
     def _finish(self, context: "Context", state: WaitState) -> dict[str, Any]:
         """Return the counts, all requests having ended; fail if they demand it."""
         log_progress(self.log, state.results)
-        problems = [*self._problems(state.results), *state.mismatch()]
+        problems = [*self._problems(state.results), *state.mismatch(), *self._push_problems(context)]
         if self._refused:
             problems.append(f"outcomes were not written to the ledger: {self._refused}")
         if problems:
@@ -366,7 +383,7 @@ class PushRequestSensor(BaseSensorOperator):
         if different := results.request_errors[ROWS_DIFFER]:
             problems.append(
                 f"{different} of {results.total} requests have more or fewer results than recipients ({ROWS_DIFFER}): "
-                "whose they are can't be told"
+                f"{DIFFERENT}"
             )
         failures = {code: number for code, number in results.errors.items() if code not in self.expected_errors}
         failed = sum(failures.values())
@@ -378,10 +395,45 @@ class PushRequestSensor(BaseSensorOperator):
             )
         return problems
 
+    def _push_problems(self, context: "Context") -> list[str]:
+        """Return why the pushes that are waited for failed, as their outputs and Airflow say."""
+        if not self.fail_with_push:
+            return []
+        told = list(self._asked.problems) if self._asked else []
+        more = f", and {len(told) - MOST_PROBLEMS} more" if len(told) > MOST_PROBLEMS else ""
+        problems = [f"the push failed: {'; '.join(told[:MOST_PROBLEMS])}{more}"] if told else []
+        if (silent := self._failed_pushes(context) - len(told)) > 0:
+            problems.append(f"{silent} upstream pushes failed and left no output: look at their logs")
+        return problems
+
+    def _failed_pushes(self, context: "Context") -> int:
+        """Return how many direct upstream pushes, mapped ones counted one by one, have failed."""
+        ti = context.get("ti")
+        pushes = [task for task in self.upstream_list if is_push(task)] if ti else []
+        if ti is None or not pushes:
+            return 0
+        place = ti.map_index if ti.map_index is not None and ti.map_index >= 0 else None
+        group = self.get_closest_mapped_task_group()
+        # A mapped sensor is of one item of a list: of the pushes in its own mapped task group, and not of all.
+        if place is not None:
+            pushes = [task for task in pushes if group and task.get_closest_mapped_task_group() == group]
+        if not pushes:
+            return 0
+        return int(
+            ti.get_ti_count(
+                dag_id=ti.dag_id,
+                map_index=place,
+                task_ids=[task.task_id for task in pushes],
+                run_ids=[ti.run_id],
+                states=["failed", "upstream_failed"],
+            )
+        )
+
     def _time_out(self, context: "Context", state: WaitState) -> NoReturn:
         results = state.results
         text = f"{results.pending} of {results.total} requests have no results after {timedelta(seconds=self.timeout)}"
-        self._end(context, AirflowSensorTimeout("; ".join([text, *self._problems(results)])))
+        problems = [text, *self._problems(results), *self._push_problems(context)]
+        self._end(context, AirflowSensorTimeout("; ".join(problems)))
 
     def _end(self, context: "Context", error: AirflowException, cause: Exception | None = None) -> NoReturn:
         """Fail with *error*, or be skipped where the DAG's author prefers that; the counts stay readable."""
@@ -439,6 +491,12 @@ def after(seconds: float, conversation: Conversation[dict[str, Outcome]]) -> Con
     if seconds > 0:
         yield Pause(seconds)
     return (yield from conversation)
+
+
+def is_push(task: Any) -> bool:
+    """Return whether *task* sends pushes, mapped or not; without importing what would send them."""
+    kind = getattr(task, "operator_class", type(task))
+    return isinstance(kind, type) and any((base.__module__, base.__name__) == PUSH_OPERATOR for base in kind.__mro__)
 
 
 def codes(counts: Mapping[str, int]) -> str:

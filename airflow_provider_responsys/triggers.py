@@ -29,6 +29,7 @@ from airflow_provider_responsys.observers import WaitObserver
 from airflow_provider_responsys.protocol.polling import Outcome, poll
 from airflow_provider_responsys.protocol.ratelimit import poll_limit, rate_limits
 from airflow_provider_responsys.protocol.results import Results
+from airflow_provider_responsys.protocol.sizes import sizes_in
 from airflow_provider_responsys.protocol.wire import Token
 from airflow_provider_responsys.waiting.aside import Aside
 from airflow_provider_responsys.waiting.engine import WaitEngine
@@ -67,6 +68,7 @@ class PushRequestTrigger(BaseTrigger):
     :param ledger_conn_id: the connection of the SQL ledger, which outcomes are written to.
     :param send_keys: the sends whose requests these are.
     :param packed_task_instances: the task instances whose requests these are, packed by `pack`.
+    :param sizes: how many recipients each of the packed ids has, as `protocol.sizes.runs` says it; none if not known.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class PushRequestTrigger(BaseTrigger):
         ledger_conn_id: str | None = None,
         send_keys: list[str] | None = None,
         packed_task_instances: str | None = None,
+        sizes: list[list[int]] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow did not annotate it
         self.responsys_conn_id = responsys_conn_id
@@ -92,6 +95,7 @@ class PushRequestTrigger(BaseTrigger):
         self.ledger_conn_id = ledger_conn_id
         self.send_keys = send_keys
         self.packed_task_instances = packed_task_instances
+        self.sizes = sizes
         self._records: RequestRecords | None = None
         self._ledger: Aside | None = None
         self._watch: Watch | None = None
@@ -115,6 +119,7 @@ class PushRequestTrigger(BaseTrigger):
                 "ledger_conn_id": self.ledger_conn_id,
                 "send_keys": self.send_keys,
                 "packed_task_instances": self.packed_task_instances,
+                "sizes": self.sizes,
             },
         )
 
@@ -162,7 +167,7 @@ class PushRequestTrigger(BaseTrigger):
         """Poll until *state* has ended, and write outcomes to the ledger where there is one."""
         deadline = asyncio.get_running_loop().time() + self.deadline - time.time()
         if self.packed_ids:
-            state.resume(unpack(self.packed_ids))
+            state.resume(ids := unpack(self.packed_ids), sizes_in(self.sizes, len(ids)) if self.sizes else None)
         recorder = None
         if self.ledger_conn_id and self.send_keys:
             self._ledger = aside = Aside("responsys-ledger")

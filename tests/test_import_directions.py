@@ -205,8 +205,8 @@ def test_a_relative_import_is_seen() -> None:
 
 
 def test_the_core_imports_with_nothing_but_the_standard_library_and_sql() -> None:
-    """With Airflow and the HTTP clients absent, protocol and sending import."""
-    core = [name for name in modules() if layer(name) in {"errors", "protocol", "sending"}]
+    """With Airflow and the HTTP clients absent, protocol, sending and waiting import."""
+    core = [name for name in modules() if layer(name) in {"errors", "protocol", "sending", "waiting", "threads"}]
     script = "import sys\n"
     script += "".join(
         f"sys.modules[{name!r}] = None\n" for name in ("airflow", "requests", "urllib3", "aiohttp", "httpx")

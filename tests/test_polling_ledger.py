@@ -569,6 +569,8 @@ def test_a_ledger_that_refuses_fails_the_wait_at_its_end(
     """It is told at once, and the answers are read and counted all the same."""
     sandbox.change(processing_time=0.3)
     waiting = sensor(sent(["C1"], ["C2"]), **MODES[mode])
+    if mode == "deferrable":
+        sandbox.plan(Fault("poll", "lost", nth=1))
     engine = ledger_engine("ledger")
     with engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE responsys_batches RENAME TO somewhere_else")

@@ -185,24 +185,49 @@ def test_the_outputs_of_a_mapped_push(sandbox: Sandbox, run_dag: Runner) -> None
         def only_ids(request_id: str) -> list[str]:
             return [request_id]
 
-        whole = push.expand_kwargs([{"request_id": first, "accepted": 2}, {"request_id": second, "accepted": 2}])
+        whole = push.expand_kwargs([{"request_id": first, "accepted": 2}, {"request_id": second, "accepted": 1}])
         sensor(whole, task_id="whole")
         sensor(only_ids.expand(request_id=[first, second]), task_id="ids")
 
     run = run_dag(dag)
 
     assert run.state == "success"
-    assert run.get_task_instance("whole").xcom_pull(task_ids="whole") == counts(finished=2, succeeded=3, unknown=1)
+    assert run.get_task_instance("whole").xcom_pull(task_ids="whole") == counts(finished=2, succeeded=3)
     assert run.get_task_instance("ids").xcom_pull(task_ids="ids") == counts(finished=2, succeeded=3)
 
 
-def test_more_results_than_recipients_fail(sandbox: Sandbox) -> None:
-    """Whose the surplus one is can't be told, so neither can whose the others are."""
+@pytest.mark.parametrize("accepted", [1, 3])
+def test_more_or_fewer_results_than_recipients_fail(accepted: int, sandbox: Sandbox) -> None:
+    """Which of them is whose can't be told."""
     [request_id] = pushed(["C1", "C2"])
-    waiting = sensor({"request_ids": [request_id], "recipients": {"accepted": 1}}, deferrable=False)
+    waiting = sensor({"request_ids": [request_id], "recipients": {"accepted": accepted}}, deferrable=False)
 
-    with pytest.raises(AirflowFailException, match="2 results came for 1 recipients"):
+    with pytest.raises(AirflowFailException, match=f"2 results for {accepted} recipients"):
         waiting.execute({})
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_one_short_and_one_long_request_are_noticed(mode: str, sandbox: Sandbox, run_dag: Runner) -> None:
+    """Their sum is right, and neither of them is: the push's output says how many each request has."""
+    sandbox.plan(Fault("push", "row_missing", nth=1), Fault("push", "row_too_many", nth=2))
+    ids = pushed(["C1", "C2"], ["C3", "C4"], ["C5"])
+    output = {"request_ids": ids, "request_sizes": [[2, 2], [1, 1]], "recipients": {"accepted": 5}}
+    sandbox.plan(Fault("poll", "lost", nth=1))
+    with DAG(f"sizes_{mode}", schedule=None) as dag:
+        sensor(output, **MODES[mode])
+
+    run = run_dag(dag)
+
+    assert run.state == "failed"
+    assert run.get_task_instance("wait").xcom_pull(task_ids="wait") == counts(finished=3, succeeded=1, unknown=4)
+
+
+def test_what_a_person_resolved_by_hand_has_no_results(sandbox: Sandbox) -> None:
+    """It counts as accepted, and has no request: the sizes of the requests tell."""
+    ids = pushed(["C1", "C2"])
+    output = {"request_ids": ids, "request_sizes": [[2, 1]], "recipients": {"accepted": 202}}
+
+    assert sensor(output, deferrable=False).execute({})["recipients"] == {"succeeded": 2, "failed": 0, "unknown": 200}
 
 
 @pytest.mark.parametrize(
@@ -249,6 +274,8 @@ def test_what_a_push_leaves_is_read(value: Any, ids: tuple[str, ...], accepted: 
         ([""], "no request id"),
         (["has a space"], "no request id"),
         ({"request_ids": [None]}, "no request id"),
+        ({"request_ids": ["a"], "request_sizes": [[200, 2]]}, "request_sizes"),
+        ({"request_ids": ["a"], "request_sizes": "many"}, "request_sizes"),
     ],
 )
 def test_what_no_push_leaves_is_refused(value: Any, words: str) -> None:

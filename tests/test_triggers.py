@@ -339,9 +339,9 @@ def test_questions_with_room_grow_together_again(sandbox: Sandbox, monkeypatch: 
     async def scenario() -> tuple[int, float]:
         watch = unbegun(60_000, now := asyncio.get_running_loop().time())
         watch._engine.schedule.take(now, most=1000)
-        watch._engine.schedule.put_back(["A"], now)
-        watch._engine.schedule.put_back(["B"], now + 5.0)
-        watch._engine.schedule.put_back(["C"], now + 50.0)
+        watch._engine.schedule.put_back(["UGpC0"], now)
+        watch._engine.schedule.put_back(["UGpC1"], now + 5.0)
+        watch._engine.schedule.put_back(["UGpC2"], now + 50.0)
         watch._send(now)
         found = len(watch._polls), watch._engine.schedule.due - now
         await watch.stop()
@@ -676,13 +676,14 @@ def test_it_survives_being_stored() -> None:
         "ledger_conn_id",
         "send_keys",
         "packed_task_instances",
+        "sizes",
     }
 
 
 def test_what_an_older_version_stored_still_runs(sandbox: Sandbox) -> None:
     """A triggerer that is upgraded goes on with what waits: new arguments may be absent."""
     stored = trigger(pushed(["C1"])).serialize()[1]
-    for name in ("ledger_conn_id", "send_keys", "packed_task_instances"):
+    for name in ("ledger_conn_id", "send_keys", "packed_task_instances", "sizes"):
         assert stored.pop(name) is None
 
     event = run(PushRequestTrigger(**stored))

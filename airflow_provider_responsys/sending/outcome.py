@@ -20,6 +20,7 @@ class Resumed:
     """What earlier tries of the send did: counts of recipients, *here* in the source or *vanished* from it."""
 
     request_ids: list[str] = field(default_factory=list)
+    request_sizes: list[int] = field(default_factory=list)
     accepted: int = 0
     in_doubt: int = 0
     here: int = 0
@@ -55,6 +56,7 @@ class Resumed:
             resumed.accepted += size
             if batch.request_id:  # none where a person settled the batch by hand
                 resumed.request_ids.append(batch.request_id)
+                resumed.request_sizes.append(size)
         return resumed
 
     @property
@@ -133,12 +135,13 @@ class Sent:
     buckets: Buckets
     report: Report
     request_ids: list[str]
+    request_sizes: list[int]
     doubts: list[Doubt]
 
     @classmethod
     def nothing(cls) -> Self:
         """Return what is known before a ledger or a source is read."""
-        return cls(Buckets(read=0), Report(0), [], [])
+        return cls(Buckets(read=0), Report(0), [], [], [])
 
     @classmethod
     def of(cls, spool: Spool, resumed: Resumed, report: Report) -> Self:
@@ -147,6 +150,7 @@ class Sent:
             Buckets.of(spool, resumed, report),
             report,
             resumed.request_ids + report.request_ids,
+            resumed.request_sizes + report.request_sizes,
             [*resumed.doubts, *report.doubts],
         )
 

@@ -100,6 +100,8 @@ class Report:
 
     total: int
     request_ids: list[str] = field(default_factory=list)
+    request_sizes: list[int] = field(default_factory=list)
+    """How many recipients each of those requests has."""
     accepted: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     not_sent: int = 0
@@ -218,6 +220,7 @@ class Run:
             report = replace(
                 known,
                 request_ids=list(known.request_ids),
+                request_sizes=list(known.request_sizes),
                 rejected=Counter(known.rejected),
                 held=Counter(known.held),
                 doubts=list(known.doubts),
@@ -363,6 +366,7 @@ class Run:
                     batch = self._claimed.pop(number)
                     self.report.accepted += len(batch)
                     self.report.request_ids.append(request_id)
+                    self.report.request_sizes.append(len(batch))
                 self._forget(number)
                 self.engine.accepted(number, request_id, now, correlation_id)
                 self._observer.accepted(len(batch))

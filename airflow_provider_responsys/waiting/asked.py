@@ -1,11 +1,12 @@
 """What a DAG's author asks about: request ids, or the outputs of pushes, checked."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from airflow_provider_responsys.errors import InvalidSettings
 from airflow_provider_responsys.protocol.push import REQUEST_ID
+from airflow_provider_responsys.protocol.sizes import sizes_in
 
 NO_IDS = (
     "the push left no request ids: it failed before anything was sent, or did not run. "
@@ -15,11 +16,17 @@ NO_IDS = (
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What the DAG's author asks about: requests, how many recipients were *accepted* in them, and of which sends."""
+    """What the DAG's author asks about: requests, how many recipients were *accepted* in them, and of which sends.
+
+    *sizes* is how many recipients a request has, where a push's output says so, and
+    *problems* why pushes failed.
+    """
 
     ids: tuple[str, ...]
     accepted: int | None
     send_keys: tuple[str, ...] = ()
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, value: Any) -> Self:
@@ -27,20 +34,23 @@ class Asked:
         ids: dict[str, None] = {}
         accepted: list[int | None] = []
         send_keys: dict[str, None] = {}
-        problem: object = None
+        sizes: dict[str, int] = {}
+        problems: list[str] = []
         for found in _pushes(value):
             if isinstance(found, Mapping):
-                problem = problem or found.get("problem")
-                ids.update(dict.fromkeys(_ids_of(found)))
+                if problem := found.get("problem"):
+                    problems.append(str(problem))
+                its_ids = _ids_of(found)
+                ids.update(dict.fromkeys(its_ids))
+                sizes.update(_sizes_of(found, its_ids))
                 accepted.append(_accepted_of(found))
                 if isinstance(send_key := found.get("send_key"), str):
                     send_keys[send_key] = None
             else:
                 ids[_checked(found)] = None
                 accepted.append(None)
-        if problem and not ids:
-            raise InvalidSettings(f"the push failed ({problem}), and sent nothing to wait for: look at the push")
-        return cls(tuple(ids), None if None in accepted else sum(filter(None, accepted)), tuple(send_keys))
+        total = None if None in accepted else sum(filter(None, accepted))
+        return cls(tuple(ids), total, tuple(send_keys), sizes, tuple(problems))
 
 
 def _pushes(value: Any) -> Iterator[Any]:
@@ -73,6 +83,14 @@ def _ids_of(push: Mapping[str, Any]) -> list[str]:
     if not isinstance(ids, (list, tuple)):
         raise InvalidSettings("request_ids in the output of a push is not a list")
     return [_checked(request_id) for request_id in ids]
+
+
+def _sizes_of(push: Mapping[str, Any], ids: Sequence[str]) -> dict[str, int]:
+    if (found := push.get("request_sizes")) is None:
+        return {}
+    if (sizes := sizes_in(found, len(ids))) is None:
+        raise InvalidSettings("request_sizes in the output of a push does not match its request_ids")
+    return {request_id: size for request_id, size in zip(ids, sizes, strict=True) if size}
 
 
 def _accepted_of(push: Mapping[str, Any]) -> int | None:

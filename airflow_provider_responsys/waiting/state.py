@@ -10,6 +10,11 @@ from airflow_provider_responsys.protocol.polling import ROWS_DIFFER, Outcome
 from airflow_provider_responsys.protocol.results import Results
 from airflow_provider_responsys.waiting.records import RequestRecords
 
+DIFFERENT = (
+    "which result is whose can't be told. Responsys does not say whether a recipient with several devices gets several "
+    "results"
+)
+
 
 @dataclass(slots=True)
 class WaitState:
@@ -35,9 +40,10 @@ class WaitState:
         waiting = dict.fromkeys(ids)
         return cls(Results(total=len(waiting)), waiting, sizes or {}, accepted=accepted, asked=tuple(waiting))
 
-    def resume(self, ids: Iterable[str]) -> None:
-        """Go on from the counts so far, with *ids* open."""
+    def resume(self, ids: Sequence[str], sizes: Sequence[int] | None = None) -> None:
+        """Go on from the counts so far, with *ids* open, of *sizes* recipients where that is known."""
         self.open = dict.fromkeys(ids)
+        self.sizes = {request_id: size for request_id, size in zip(ids, sizes or (), strict=False) if size}
         if not self.results.total:
             self.results.total = len(self.open)
         if self.results.pending != len(self.open):
@@ -82,13 +88,24 @@ class WaitState:
         """Return of how many recipients the outcome is known."""
         return self.results.recipients_succeeded + self.results.recipients_failed
 
+    @property
+    def expected(self) -> int | None:
+        """Return how many results there must be, None where that is not known."""
+        if self.asked and all(self.sizes.get(request_id) for request_id in self.asked):
+            return sum(self.sizes[request_id] for request_id in self.asked)
+        return self.accepted
+
     def mismatch(self) -> list[str]:
-        """Return what is wrong with the number of results, where the requests alone do not show it."""
-        if self.accepted is None or self.known <= self.accepted or self.results.request_errors[ROWS_DIFFER]:
+        """Return what is wrong with the number of results, where the requests alone do not show it.
+
+        A batch that a person resolved by hand has no request, and no results.
+        """
+        results = self.results
+        if results.finished < results.total or results.request_errors[ROWS_DIFFER] or self.expected is None:
             return []
-        return [
-            f"{self.known} results came for {self.accepted} recipients ({ROWS_DIFFER}): whose they are can't be told"
-        ]
+        if self.known == self.expected:
+            return []
+        return [f"{self.known} results for {self.expected} recipients ({ROWS_DIFFER}): {DIFFERENT}"]
 
     def summary(self) -> dict[str, Any]:
         """Return what the sensor returns. Unknown recipients are counted where their number is known, or null."""

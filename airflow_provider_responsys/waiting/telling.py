@@ -34,7 +34,10 @@ def log_outcomes(log: Any, outcomes: Mapping[str, Outcome], sizes: Mapping[str, 
         match outcome:
             case Finished(rows=rows) if (size := sizes.get(request_id)) not in (None, rows):
                 log.warning(
-                    "Request %s has %d results for %d recipients: whose they are can't be told", request_id, rows, size
+                    "Request %s has %d results for %d recipients: which result is whose can't be told",
+                    request_id,
+                    rows,
+                    size,
                 )
             case Failed(code=code) | Gone(code=code):
                 log.warning("Request %s ended without results: %s", request_id, code)

@@ -21,7 +21,7 @@ def sent(stopped: ResponsysError | None = None, *, to_repeat: int = 0, codes: st
     """Return what a send has come to: *counts* by bucket."""
     rejected = Counter({codes: counts.get("rejected", 0)}) if codes else Counter()
     report = Report(0, rejected=rejected, stopped=stopped, to_repeat=to_repeat)
-    return Sent(Buckets(read=sum(counts.values()), **counts), report, [], [])
+    return Sent(Buckets(read=sum(counts.values()), **counts), report, [], [], [])
 
 
 @pytest.mark.parametrize(
