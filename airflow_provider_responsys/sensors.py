@@ -1,5 +1,6 @@
 """The sensor that waits for the results of pushes."""
 
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
@@ -36,6 +37,7 @@ from airflow_provider_responsys.triggers import FIRST_DELAY, PushRequestTrigger
 from airflow_provider_responsys.waiting.asked import Asked
 from airflow_provider_responsys.waiting.engine import WaitEngine
 from airflow_provider_responsys.waiting.event import MAX_PACKED, Event, Status, pack
+from airflow_provider_responsys.waiting.memory import Kept, Memory
 from airflow_provider_responsys.waiting.records import RequestRecords, log_unwritten
 from airflow_provider_responsys.waiting.schedule import paced
 from airflow_provider_responsys.waiting.state import DIFFERENT, WaitState
@@ -71,8 +73,9 @@ class PushRequestSensor(BaseSensorOperator):
 
     It waits in the triggerer unless *deferrable* is false, without a worker slot
     and with one trigger for all requests. With ``deferrable=False`` and
-    ``mode="reschedule"`` it remembers nothing from one look to the next, so each
-    asks about the requests again until it meets one that is not finished.
+    ``mode="reschedule"`` it keeps its counts from look to look in Airflow's task state
+    store (3.3 and newer) or in a SQL ledger. Without either, each look polls the
+    requests again until it meets one that is not finished.
 
     With a SQL ledger and the push's whole output, each outcome is written to the
     ledger as soon as it is known, and whoever goes on waiting asks about the others
@@ -90,7 +93,9 @@ class PushRequestSensor(BaseSensorOperator):
         otherwise config ``[responsys] ledger_conn_id``
     :param deferrable: wait in the triggerer; it comes before *mode*
     :param poke_interval: seconds until a request that was not finished is asked about again
-    :param timeout: seconds until the wait ends; at most 24 hours, when results are purged
+    :param timeout: seconds until the wait ends, from its first try on; at most 24 hours,
+        when results are purged. Without Airflow's task state store (3.3 and newer) each
+        retry begins it anew; a clear always does
     :param expected_errors: codes of recipients that are no failures
     :param max_failed: how many other recipients may fail: a number, or, below 1, a
         part of those whose outcome is known. A request that failed, whose answer is
@@ -142,12 +147,14 @@ class PushRequestSensor(BaseSensorOperator):
         self._limit_read = False
         self._note: TaskStateNote | None = None
         self._ended = False
+        self._memory: Memory | None = None
+        self._kept = Kept(0.0, math.inf)
         self._check_settings()
 
     def execute(self, context: "Context") -> Any:
         """Wait, or defer to a trigger that does, and return the counts."""
         try:
-            state = self._begin()
+            state = self._begin(context)
             if not state.open:
                 self.log.info("There are no requests to wait for")
                 return self._finish(context, state)
@@ -180,29 +187,44 @@ class PushRequestSensor(BaseSensorOperator):
     def poke(self, context: "Context") -> PokeReturnValue:
         """Poll the requests that are not known to be finished; done when there are none left."""
         try:
-            state = self._begin()
-            read = self._consult(state)
-            # A rescheduled task begins anew each time, unless there is a ledger: one open request is enough to know
-            # that it must go on waiting.
-            self._look(state, stop_at_open=self.reschedule and not (read and self._records))
+            state = self._begin(context)
+            knows = self._consult(state) and self._records
+            # Where nothing of a look is kept, one open request is enough to know that the task must go on waiting.
+            keeps = knows or (self._memory and self._memory.keeps_counts)
+            self._look(state, stop_at_open=self.reschedule and not keeps)
         except ResponsysError as error:
             self._end(context, AirflowFailException(str(error)), error)
         if state.open:
             log_progress(self.log, state.results)
             self._show(context, state)
+            if time.time() >= self._kept.deadline:
+                self._time_out(context, state)
+            if self._memory and self.reschedule:
+                self._memory.keep(self._kept, state)
             return PokeReturnValue(is_done=False)
         return PokeReturnValue(is_done=True, xcom_value=self._finish(context, state))
 
-    def _begin(self) -> WaitState:
-        """Return the state of this wait."""
+    def _begin(self, context: "Context") -> WaitState:
+        """Return the state of this wait, which may have begun in an earlier try, or before it was rescheduled."""
         if self._state is None:
             asked = self._asked = Asked.of(self.request_ids)
-            self._state = WaitState.on(asked.ids, sizes=asked.sizes, accepted=asked.accepted)
+            self._state = state = WaitState.on(asked.ids, sizes=asked.sizes, accepted=asked.accepted)
+            ti = context.get("ti")
+            max_tries = ti.max_tries if ti else None
+            self._memory = Memory(context.get("task_state_store"), asked.ids, max_tries, self.log)
+            first = ti.get_first_reschedule_date(context) if ti and self.reschedule else None
+            self._kept = kept = self._memory.recall(self.timeout, began=first.timestamp() if first else None)
+            if kept.open is not None and kept.results:
+                state.go_on(kept.open, kept.results)
         return self._state
+
+    def _get_next_poke_interval(self, *args: Any, **kwargs: Any) -> float:
+        """Return when to look again: Airflow's own interval, and no later than the end of the wait."""
+        usual: float = super()._get_next_poke_interval(*args, **kwargs)
+        return max(0.0, min(usual, self._kept.deadline - time.time()))
 
     def _defer(self, context: "Context", state: WaitState) -> dict[str, Any]:  # noqa: RET503 -- to defer is to raise
         """Return the counts if they are all there already; hand what is open to a trigger otherwise."""
-        deadline = time.time() + self.timeout
         self._consult(state)
         self._requests(context, state)  # whether they fit is known before anything is polled
         few = len(state.open) <= FEW_POLLS * self._line().account().family.ids_per_poll
@@ -210,17 +232,20 @@ class PushRequestSensor(BaseSensorOperator):
         if not state.open:
             return self._finish(context, state)
         self._show(context, state)
+        left = self._kept.deadline - time.time()
+        if left <= 0.0:
+            self._time_out(context, state)
         self.defer(
             trigger=PushRequestTrigger(
                 responsys_conn_id=self.responsys_conn_id,
                 poll_interval=self.poke_interval,
-                deadline=deadline,
+                deadline=self._kept.deadline,
                 first_delay=self.first_delay,
                 results=state.results.to_event(),
                 **self._requests(context, state),
             ),
             method_name="execute_complete",
-            timeout=timedelta(seconds=self.timeout + DEFER_GRACE),
+            timeout=timedelta(seconds=left + DEFER_GRACE),
         )
 
     def _requests(self, context: "Context", state: WaitState) -> dict[str, Any]:
@@ -344,6 +369,7 @@ class PushRequestSensor(BaseSensorOperator):
                 ids_per_poll=size,
                 max_in_flight=1,
                 first_at=now,
+                waited=time.time() - self._kept.began,
             )
         engine = self._engine
         engine.schedule.bring_forward(now, now + self.poke_interval)

@@ -51,6 +51,10 @@ class WaitState:
                 f"the trigger was given {len(self.open)} requests, and {self.results.pending} to wait for"
             )
 
+    def go_on(self, ids: Iterable[str], results: Results) -> None:
+        """Go on where an earlier look had counted *results* and left *ids* open."""
+        self.open, self.results = dict.fromkeys(ids), results
+
     def start(self, ids: Sequence[str], total: int) -> None:
         """Begin anew, with *ids*, which the ledger says are the *total* requests to wait for."""
         if len(ids) != total:
