@@ -1,11 +1,13 @@
-"""What the drivers of databases differ in: streaming, the form of rows, and the socket."""
+"""What the drivers of databases differ in: streaming, the form of rows, the socket, and which errors may pass."""
 
 import logging
 import os
+import re
 import socket
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 Connection: TypeAlias = Any
@@ -21,16 +23,26 @@ URL_ONLY = "sqlalchemy_query"
 
 MISPLACED = f"its extra {URL_ONLY} does not reach the driver: put what it holds into the extras themselves"
 
-REFUSED_CLASSES: Final = ("28", "3D", "42")
-REFUSED_STATES: Final = ("25006",)
-"""SQLSTATEs of a login that is refused, a database that does not exist, a statement that is wrong or not allowed, and
-a database that may only be read."""
+PERMANENT_CLASSES: Final = frozenset({"DataError", "NotSupportedError", "ProgrammingError"})
+"""The DB-API's classes for what the same statement runs into again."""
 
-REFUSED_NUMBERS: Final = frozenset({1044, 1045, 1049, 1054, 1142, 1143, 1146, 1290, 1836})
-"""The same, by the numbers of MySQL and MariaDB."""
+PERMANENT_STATES: Final = ("25006", "28", "3D", "3F", "42")
+"""How those SQLSTATEs of PostgreSQL begin that a person must end: a database that is only read, a login that is
+refused, no such database, schema, table or column, no right to it."""
 
-REFUSED_WORDS: Final = ("no such table", "no such column", "readonly database", "not a database")
-"""The same, in SQLite's words: it has few codes."""
+PERMANENT_NUMBERS: Final = frozenset({1044, 1045, 1049, 1054, 1142, 1143, 1146, 1227, 1290, 1698, 1792, 1836})
+"""MySQL's and MariaDB's numbers for the same. Their SQLSTATE 42000 also says that there are too many connections."""
+
+PERMANENT_IN_FILES: Final = ("SQLITE_AUTH", "SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_PERM", "SQLITE_READONLY")
+"""How the names of SQLite's for the same begin, or for a file that is no database."""
+
+NO_SUCH: Final = re.compile(r"no such (table|column)|has no column named")
+"""What SQLite says under its general SQLITE_ERROR."""
+
+NOT_LET_IN: Final = re.compile(
+    r"FATAL: .*(authentication failed|does not exist|no pg_hba\.conf entry|not permitted to log in|permission denied)"
+)
+"""What PostgreSQL says when it refuses a login. Its client library tells no SQLSTATE then."""
 
 log = logging.getLogger(__name__)
 
@@ -44,17 +56,6 @@ def driver_of(connection: Connection) -> str:
     """Return the package that *connection* comes from; a subclass of a known driver's is of that driver."""
     packages = [kind.__module__.partition(".")[0] for kind in type(connection).__mro__]
     return next((package for package in packages if package in DRIVERS), packages[0])
-
-
-def is_refusal(error: BaseException) -> bool:
-    """Return whether a driver's *error* says no, as it would later, too; otherwise it may pass."""
-    state = str(getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or "")
-    if state and (state[:2] in REFUSED_CLASSES or state in REFUSED_STATES):
-        return True
-    first = next(iter(error.args), None)
-    if isinstance(first, int):
-        return first in REFUSED_NUMBERS
-    return isinstance(first, str) and any(words in first for words in REFUSED_WORDS)
 
 
 def streaming_cursor(connection: Connection) -> Any:
@@ -111,6 +112,39 @@ def abandon(connection: Connection) -> None:
     result = getattr(connection, "_result", None)
     if driver_of(connection) == "pymysql" and result:  # reads on even when it is collected
         result.unbuffered_active = False
+
+
+def is_permanent(error: BaseException, file: str | None = None) -> bool:
+    """Return whether a person must end what a database's *error* names; what is not known may pass.
+
+    *error* is the driver's own. *file* is the path of a SQLite database.
+    """
+    if PERMANENT_CLASSES.intersection(kind.__name__ for kind in type(error).__mro__):
+        return True
+    first = error.args[0] if error.args else None
+    if isinstance(first, int):  # MySQL's drivers
+        return first in PERMANENT_NUMBERS
+    if name := getattr(error, "sqlite_errorname", None):
+        return _is_permanent_in_file(str(name), str(error), file)
+    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    return state.startswith(PERMANENT_STATES) if state else _is_not_let_in(str(error))
+
+
+def file_of(uri: str) -> str:
+    """Return the path in SQLAlchemy's *uri* of a SQLite database."""
+    return uri.removeprefix("sqlite:///").partition("?")[0]
+
+
+def _is_permanent_in_file(name: str, message: str, file: str | None) -> bool:
+    if name.startswith("SQLITE_CANTOPEN"):  # also while there are too many open files
+        return file is not None and not Path(file.removeprefix("file:")).parent.is_dir()
+    return name.startswith(PERMANENT_IN_FILES) or (name == "SQLITE_ERROR" and bool(NO_SUCH.search(message)))
+
+
+def _is_not_let_in(message: str) -> bool:
+    """Return whether each server that a failed connection tried has refused the login."""
+    tried = message.split("connection to server")[1:] or [message]
+    return all(NOT_LET_IN.search(answer) for answer in tried)
 
 
 @cache

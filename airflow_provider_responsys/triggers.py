@@ -36,7 +36,8 @@ from airflow_provider_responsys.waiting.engine import WaitEngine
 from airflow_provider_responsys.waiting.event import Event, Status, unpack
 from airflow_provider_responsys.waiting.recorder import Recorder
 from airflow_provider_responsys.waiting.records import RequestRecords
-from airflow_provider_responsys.waiting.schedule import paced, troubles
+from airflow_provider_responsys.waiting.schedule import troubles
+from airflow_provider_responsys.waiting.sharing import Limits
 from airflow_provider_responsys.waiting.state import WaitState
 from airflow_provider_responsys.waiting.watch import Record, Watch, most_in_flight
 
@@ -51,6 +52,9 @@ Airflow 3.3's scheduler), and Responsys takes longer anyway."""
 
 STOP_WITHIN = 10.0
 """Seconds that the ledger's connections get to close."""
+
+LIMITS = Limits()
+"""Of the accounts that this triggerer polls."""
 
 AWAY_FOR = 600.0
 """Seconds for which a ledger that alone knows the requests may be away before the task is to be tried again."""
@@ -224,16 +228,18 @@ class PushRequestTrigger(BaseTrigger):
         reread = partial(account_of, self.responsys_conn_id)
         async with driver(account, user_agent=user_agent(), memory=memory, reread=reread) as line:
             ids_per_poll = account.family.ids_per_poll
+            is_set = bool(account.poll_requests_per_minute)
+            shared = LIMITS.of(account.name, polls_per_minute(account), is_set=is_set, clock=loop.time)
             engine = WaitEngine(
                 state,
-                pace=paced(polls_per_minute(account), loop.time()),
+                pace=shared.join(),
                 poll_interval=self.poll_interval,
                 ids_per_poll=ids_per_poll,
                 max_in_flight=most_in_flight(ids_per_poll),
                 first_at=loop.time() + self.first_delay,
             )
             asking = Asking(line, account)
-            limit = None if account.poll_requests_per_minute else asking.limit
+            limit = None if shared.is_known else asking.limit
             self._watch = watch = Watch(
                 engine, asking.poll, log=self.log, read_limit=limit, observer=observer, record=record
             )

@@ -189,6 +189,16 @@ def test_sqlite_that_may_only_be_read(connect: Connect, tmp_path: Path) -> None:
         connection.execute(ledger_table.delete())
 
 
+def test_sqlite_in_a_folder_that_is_not_there(connect: Connect, tmp_path: Path) -> None:
+    """The path is wrong, and stays so."""
+    database = connect("sqlite", {"host": str(tmp_path / "missing" / "ledger.db")}, timeout=5)
+
+    with pytest.raises(LedgerFailed, match="unable to open") as raised:
+        database.prepare(NOW)
+
+    assert not isinstance(raised.value, LedgerUnreachable)
+
+
 def test_the_connection_is_looked_up_once(connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Later connections are opened in threads where Airflow may answer no look-up."""
     database = connect("sqlite", {"host": str(tmp_path / "ledger.db")})

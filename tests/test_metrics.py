@@ -205,7 +205,7 @@ def test_a_wait_counts_the_limits_that_it_runs_into(
     sandbox.plan(Fault("poll", "API_LIMIT_EXCEEDED", nth=2))
 
     push(
-        run_dag, f"metrics_{deferrable}", ["C1"], wait={"poke_interval": 0.1, "timeout": 1.0, "deferrable": deferrable}
+        run_dag, f"metrics_{deferrable}", ["C1"], wait={"poke_interval": 0.1, "timeout": 4.0, "deferrable": deferrable}
     )
 
     assert statsd.counters()["wait.polls.limited,conn_id=responsys_default,code=API_LIMIT_EXCEEDED"] == 1

@@ -722,6 +722,37 @@ def test_the_event_loop_never_asks_the_ledger(sandbox: Sandbox, ledger: str, swi
     assert not any(engine.pool.checkedin() for engine in switch.engines if isinstance(engine.pool, QueuePool))
 
 
+@pytest.mark.parametrize("ledger", ["postgres"], indirect=True)
+def test_no_connection_is_held_while_nothing_is_written(
+    sandbox: Sandbox, ledger: str, switch: Switch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wait may last for a day, and a database has room for a hundred connections."""
+    monkeypatch.setattr(recorder, "IDLE", 0.2)
+    done = sent(["C1"])
+    sandbox.change(processing_time=1000.0)
+    push = [done, sent(["C2"], task_instance="dag/push/run/1")]
+    sandbox.plan(Fault("poll", "lost", nth=1))
+    trigger = deferred(sensor(push))
+    seen: list[int] = []
+
+    def held() -> int:
+        return sum(engine.pool.checkedin() for engine in switch.engines[1:] if isinstance(engine.pool, QueuePool))
+
+    async def scenario() -> Any:
+        ending = asyncio.ensure_future(anext(aiter(trigger.run())))
+        while State.FINISHED not in await asyncio.to_thread(states) or held():  # noqa: ASYNC110 -- nobody tells
+            await asyncio.sleep(0.05)
+        seen.append(held())
+        sandbox.clock.advance(1000.0)
+        return (await ending).payload
+
+    found = Event.from_payload(ended(scenario()))
+
+    assert seen == [0]
+    assert found.results.recipients_succeeded == 2
+    assert states() == [State.FINISHED] * 2
+
+
 def test_a_stopped_trigger_leaves_the_ledger(sandbox: Sandbox, ledger: str, switch: Switch) -> None:
     """A triggerer that restarts cancels its triggers: no connection stays open; the next one goes on."""
     push = sent(["C1"])

@@ -460,7 +460,7 @@ def test_a_limit_that_is_run_into_is_remembered_from_look_to_look(
     assert looks == [False, False, True]
     assert sandbox.counts["poll"] == 3 + 2
     assert waiting._engine is not None
-    pace_now = waiting._engine.pace
+    pace_now: Any = waiting._engine.pace
     assert pace_now.turned > pace_now.last_refused > pace_now.began
 
 

@@ -12,7 +12,7 @@ import requests
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 
 from airflow_provider_responsys import hooks, triggers
-from airflow_provider_responsys.hooks import POLLS_PER_MINUTE, ResponsysHook
+from airflow_provider_responsys.hooks import ResponsysHook
 from airflow_provider_responsys.observers import WaitObserver
 from airflow_provider_responsys.protocol import codes, pace, polling
 from airflow_provider_responsys.protocol.results import Results
@@ -22,6 +22,7 @@ from airflow_provider_responsys.triggers import Asking, PushRequestTrigger
 from airflow_provider_responsys.waiting import engine, schedule, watch
 from airflow_provider_responsys.waiting.engine import WaitEngine
 from airflow_provider_responsys.waiting.event import Event, Status, pack
+from airflow_provider_responsys.waiting.sharing import Limits
 from airflow_provider_responsys.waiting.state import WaitState
 from airflow_provider_responsys.waiting.watch import Watch, most_in_flight
 
@@ -183,11 +184,12 @@ def test_it_keeps_to_the_limit(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 
 
 def test_without_a_setting_it_keeps_to_the_accounts_own_limit(
-    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, mocker: Any
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is read once, beside the first question, and told once."""
     caplog.set_level(logging.INFO)
-    first, then = mocker.spy(triggers, "paced"), mocker.spy(engine, "paced")
+    limits = Limits()
+    monkeypatch.setattr(triggers, "LIMITS", limits)
     connect(monkeypatch, sandbox, poll_requests_per_minute=None)
     ids = pushed(*([f"C{number}"] for number in range(12)))
     sandbox.change(poll_limit=6_000)
@@ -195,7 +197,7 @@ def test_without_a_setting_it_keeps_to_the_accounts_own_limit(
     event = run(trigger(ids))
 
     assert event.results.recipients_succeeded == 12
-    assert [spy.call_args.args[0] for spy in (first, then)] == [POLLS_PER_MINUTE, 6_000]
+    assert [shared.pace.limit for shared in limits._by_account.values()] == [6_000]
     assert sandbox.counts["ratelimit"] == 1
     assert caplog.text.count("Polling at most") == 1
     assert "Polling at most 6000 requests a minute (the account's limit)" in caplog.text

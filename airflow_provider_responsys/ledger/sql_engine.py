@@ -11,7 +11,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.pool import NullPool
 
-from airflow_provider_responsys.databases import MISPLACED, driver_of, is_misplaced, use_plain_rows
+from airflow_provider_responsys.databases import MISPLACED, driver_of, file_of, is_misplaced, use_plain_rows
 from airflow_provider_responsys.errors import InvalidSettings, LedgerFailed, LedgerUnreachable
 
 CONNECT: Final = 20
@@ -63,6 +63,7 @@ def hook_engine(hook: Any, conn_id: str, database: str | None) -> Engine:
     # Of a file, each transaction opens its own: those of a pool would be used by other threads, too.
     pool: dict[str, Any] = {"poolclass": NullPool} if is_file else {}
     try:
+        database = file_of(hook.get_uri()) if is_file else database
         engine = create_engine(URL.create(dialect, database=database), creator=connect, **pool)
     except ImportError as error:
         raise InvalidSettings(f"connection {conn_id!r} can't be the ledger: {error}") from error

@@ -9,7 +9,7 @@ from sqlalchemy import func, insert, inspect, select
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from airflow_provider_responsys.databases import is_refusal
+from airflow_provider_responsys.databases import is_permanent
 from airflow_provider_responsys.errors import InvalidSettings, LedgerFailed, LedgerUnreachable, StateLost
 from airflow_provider_responsys.ledger.fingerprint import key_id, new_key
 from airflow_provider_responsys.ledger.sql_session import LOCK_WAIT, LONGEST, ready
@@ -64,7 +64,7 @@ class Database:
             with engine.begin() as connection:
                 yield connection
         except SQLAlchemyError as error:
-            raise _failure(error) from error
+            raise _failure(error, engine.url.database) from error
 
     def attempt(self, work: Callable[[Connection], T], *, seconds: int | None = None) -> T:
         """Do *work* in a transaction, again where it came to nothing because it met another one."""
@@ -128,11 +128,12 @@ def met_another(error: BaseException | None) -> bool:
     return isinstance(error, IntegrityError) or not codes.isdisjoint(MET_ANOTHER)
 
 
-def _failure(error: SQLAlchemyError) -> LedgerFailed:
-    """Return *error* without its statement and parameters."""
+def _failure(error: SQLAlchemyError, database: str | None) -> LedgerFailed:
+    """Return *error* of *database* without its statement and parameters, named for whether it may pass."""
     original = getattr(error, "orig", None)
     cause = error if original is None else original
-    kind = LedgerFailed if is_refusal(cause) else LedgerUnreachable
+    may_pass = getattr(error, "connection_invalidated", False) or met_another(error)
+    kind = LedgerUnreachable if may_pass or not is_permanent(cause, database) else LedgerFailed
     return kind(f"The ledger's database failed ({type(cause).__name__}): {str(cause).strip()}")
 
 

@@ -7,6 +7,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Generic, Self, TypeVar, cast
 from urllib.request import getproxies, proxy_bypass
@@ -267,13 +268,19 @@ async def _once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType)
 
 def _trust() -> ssl.SSLContext:
     """Return what requests trusts, so that who logs in on a worker does so in the triggerer."""
-    bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or certifi.where()
+    bundle = Path(os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or certifi.where())
     try:
-        if Path(bundle).is_dir():
-            return ssl.create_default_context(capath=bundle)
-        return ssl.create_default_context(cafile=bundle)
+        return _trusting(bundle, bundle.stat().st_mtime_ns)
     except OSError as error:
         raise NotSent(f"the certificates to trust can't be read: {bundle} ({_plain(error)})") from error
+
+
+@lru_cache(maxsize=4)
+def _trusting(bundle: Path, _changed: int) -> ssl.SSLContext:
+    """Return what trusts *bundle*, read once for all lines of the process until the file is changed."""
+    if bundle.is_dir():
+        return ssl.create_default_context(capath=bundle)
+    return ssl.create_default_context(cafile=bundle)
 
 
 def _proxy(url: URL) -> str | None:

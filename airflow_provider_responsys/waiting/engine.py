@@ -14,6 +14,7 @@ from airflow_provider_responsys.protocol.pace import Pace
 from airflow_provider_responsys.protocol.polling import UNANSWERED, Failed, Gone, Outcome
 from airflow_provider_responsys.protocol.results import Results
 from airflow_provider_responsys.waiting.schedule import PASSING, Patience, Schedule, paced
+from airflow_provider_responsys.waiting.sharing import Share
 from airflow_provider_responsys.waiting.state import WaitState
 
 EARLY = 0.1
@@ -49,7 +50,7 @@ class WaitEngine:
         self,
         state: WaitState,
         *,
-        pace: Pace,
+        pace: Pace | Share,
         poll_interval: float,
         ids_per_poll: int,
         max_in_flight: int,
@@ -83,9 +84,18 @@ class WaitEngine:
     @property
     def next_at(self) -> float:
         """Return when the next poll may leave: infinity where an answer has to come first."""
+        return max(self._ready_at, self.pace.due)
+
+    @property
+    def _ready_at(self) -> float:
+        """Return when there is a poll to send, whether or not the limit has room for it."""
         if not self.schedule or self.in_flight >= self._max_in_flight:
             return math.inf
-        return max(self.schedule.due, self.pace.due, self.patience.quiet_until)
+        return max(self.schedule.due, self.patience.quiet_until)
+
+    def _tell_ready(self) -> None:
+        if isinstance(self.pace, Share):
+            self.pace.wants(self._ready_at)
 
     def take(self, now: float, most: int | None = None) -> list[list[str]]:
         """Return the polls that leave *now*, at most *most*, as the requests that each is for.
@@ -93,6 +103,7 @@ class WaitEngine:
         As many leave at once as the pace allows: to be woken for each costs more than to send it.
         """
         polls: list[list[str]] = []
+        self._tell_ready()
         if self.next_at > now:
             return polls
         room = min(self.pace.slots(now), self._max_in_flight - self.in_flight)
@@ -102,6 +113,7 @@ class WaitEngine:
             self.pace.take(now)
             self.in_flight += 1
             polls.append(ids)
+        self._tell_ready()
         return polls
 
     def _take(self, now: float) -> list[str]:
@@ -125,7 +137,9 @@ class WaitEngine:
                 final[request_id] = outcome
                 if len(outcomes) > 1 and outcome == UNANSWERED:
                     self._alone.add(request_id)
-        return self._counted(final, now)
+        counted = self._counted(final, now)
+        self._tell_ready()
+        return counted
 
     def failed(self, ids: Sequence[str], error: ResponsysError, sent: float, now: float) -> Counted:
         """Take in that the poll of *ids*, sent at *sent*, failed with *error*; raise it where no poll does better."""
@@ -151,6 +165,8 @@ class WaitEngine:
 
     def use_limit(self, limit: int, now: float) -> bool:
         """Poll at most *limit* times a minute from now on; return whether that is another limit than before."""
+        if isinstance(self.pace, Share):
+            return self.pace.use(limit)
         if limit == self.pace.limit:
             return False
         self.pace = paced(limit, now)

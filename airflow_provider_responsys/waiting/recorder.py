@@ -16,6 +16,9 @@ from airflow_provider_responsys.waiting.state import WaitState
 AT_ONCE = 30.0
 """Seconds that one call of the ledger may take: a lock, and a statement, are waited for less."""
 
+IDLE = 10.0
+"""Seconds without an outcome after which the connections are closed: a wait may last for a day."""
+
 FIRST_READ = 15.0
 """Seconds that the first poll waits for the ledger."""
 
@@ -121,8 +124,19 @@ class Recorder:
                 )
                 return
             waits = troubles()
+            await self._something_to_write()
+
+    async def _something_to_write(self) -> None:
+        """Wait for the next outcome; hold no connection where it takes long."""
+        try:
+            async with asyncio.timeout(IDLE):
+                await self._told.wait()
+        except TimeoutError:
+            if self._records is not None:
+                with suppress(LedgerUnreachable):
+                    await self._call(self._records.close)
             await self._told.wait()
-            self._told.clear()
+        self._told.clear()
 
     async def _write_the_rest(self) -> None:
         loop = asyncio.get_running_loop()

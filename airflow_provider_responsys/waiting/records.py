@@ -122,7 +122,7 @@ class RequestRecords:
         self._stopped = True
 
     def close(self) -> None:
-        """Close the connections. Harmless to repeat."""
+        """Close the connections. Harmless to repeat, and what is written later opens others."""
         with self._busy:
             self._records.close()
 

@@ -1,0 +1,131 @@
+"""One account's poll limit, shared by the waits of one process: together they keep to it, and each gets its part.
+
+A wait uses its `Share` as if it were a pace of its own. Waits in other processes are
+not seen; a shared row elsewhere can take this one's place behind the same methods.
+"""
+
+import time
+from collections.abc import Callable
+from math import inf
+from weakref import WeakSet
+
+from airflow_provider_responsys.protocol.pace import Pace
+from airflow_provider_responsys.waiting.schedule import paced
+
+UNHEARD_OF = 5.0
+"""Seconds after which a wait whose turn it is, and that sends nothing, holds up no other."""
+
+
+class SharedLimit:
+    """The poll limit of one account, *limit* a minute, and those who share it."""
+
+    def __init__(self, limit: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.pace = paced(limit, clock())
+        self.is_known = False
+        """Whether the limit is the account's own, or set, and no default."""
+        self._shares: WeakSet[Share] = WeakSet()
+
+    def join(self) -> "Share":
+        """Return the share of one more wait."""
+        share = Share(self)
+        share.served = min((other.served for other in self._shares), default=0)
+        self._shares.add(share)
+        return share
+
+    def use(self, limit: float) -> bool:
+        """Keep to *limit* from now on; return whether that is another one than before."""
+        self.is_known = True
+        if limit == self.pace.limit:
+            return False
+        self.pace = paced(limit, self.clock())
+        return True
+
+    def turns(self, share: "Share", now: float) -> int:
+        """Return how many polls *share* may send before it is another one's turn."""
+        others = [other for other in self._shares if other is not share and other.is_waiting(now)]
+        return max(0, 1 + min(other.served for other in others) - share.served) if others else 1_000_000
+
+    def catch_up(self, share: "Share", now: float) -> None:
+        """Let *share*, which had nothing to send for a while, claim nothing for that time."""
+        others = [other.served for other in self._shares if other is not share and other.is_waiting(now)]
+        share.served = max(share.served, min(others, default=share.served))
+
+
+class Share:
+    """One wait's part of a `SharedLimit`, used as a `Pace`."""
+
+    def __init__(self, of: SharedLimit) -> None:
+        self._of = of
+        self.served = 0
+        """Polls sent, or left out for want of any that was due."""
+        self._wants_at = inf
+        self._heard_at = -inf
+
+    @property
+    def limit(self) -> float:
+        """Return how many polls a minute all waits may send."""
+        return self._of.pace.limit
+
+    @property
+    def pace(self) -> Pace:
+        """Return the pace of all waits together."""
+        return self._of.pace
+
+    @property
+    def due(self) -> float:
+        """Return when this wait may send its next poll, if the others send theirs."""
+        now = self._of.clock()
+        if self._of.turns(self, now) > 0:
+            return self._of.pace.due
+        return max(self._of.pace.due, now) + self._of.pace.spacing
+
+    def wants(self, at: float) -> None:
+        """Take note of when this wait has its next poll to send: infinity where it has none."""
+        now = self._of.clock()
+        if at <= now < self._wants_at:
+            self._of.catch_up(self, now)
+        self._wants_at, self._heard_at = at, now
+
+    def is_waiting(self, now: float) -> bool:
+        """Tell whether this wait has a poll to send *now*."""
+        return self._wants_at <= now and now - max(self._heard_at, self._wants_at) < UNHEARD_OF
+
+    def slots(self, now: float) -> int:
+        """Return how many polls may leave at once *now*."""
+        self._heard_at = now
+        return min(self._of.pace.slots(now), self._of.turns(self, now))
+
+    def take(self, now: float) -> None:
+        """Count a poll that leaves *now*."""
+        self.served += 1
+        self._of.pace.take(now)
+
+    def refused(self, sent: float, now: float) -> None:
+        """Wait, all together: the limit was run into by the poll that left at *sent*."""
+        self._of.pace.refused(sent, now)
+
+    def accepted(self, sent: float, now: float) -> None:
+        """Count the answer to the poll that left at *sent*."""
+        self._of.pace.accepted(sent, now)
+
+    def use(self, limit: float) -> bool:
+        """Let all waits keep to *limit*; return whether that is another one than before."""
+        return self._of.use(limit)
+
+
+class Limits:
+    """The shared limits of this process, by account."""
+
+    def __init__(self) -> None:
+        self._by_account: dict[str, SharedLimit] = {}
+
+    def of(self, account: str, limit: float, *, is_set: bool, clock: Callable[[], float]) -> SharedLimit:
+        """Return the limit of *account*: *limit* a minute where it is new, or where a person set it."""
+        shared = self._by_account.get(account)
+        if shared is None:
+            shared = self._by_account[account] = SharedLimit(limit, clock)
+            shared.is_known = is_set
+        elif is_set:
+            shared.use(limit)
+        return shared
