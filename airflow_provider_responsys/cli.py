@@ -38,9 +38,6 @@ OK, NOTHING, WRONG = 0, 1, 2
 
 UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
-PROCESS_CONTEXT = "_AIRFLOW_PROCESS_CONTEXT"
-"""Where Airflow looks up whether a process may read connections from Airflow's database."""
-
 QUEUED = "Succeeded: handed to Responsys' personalization queue, not delivered."
 
 SELDOM = ("correlation_id", "resolved")
@@ -378,17 +375,12 @@ def _records(options: argparse.Namespace) -> Iterator["Records"]:
 @contextmanager
 def _connections() -> Iterator[None]:
     """Find connections in Airflow's database too, as Airflow's own commands do."""
-    before = os.environ.get(PROCESS_CONTEXT)
-    os.environ[PROCESS_CONTEXT] = "server"
-    try:
-        with warnings.catch_warnings():
-            # Airflow warns of what its own connections do when they are asked for their hook.
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        os.environ.pop(PROCESS_CONTEXT)
-        if before is not None:
-            os.environ[PROCESS_CONTEXT] = before
+    from airflow_provider_responsys.airflow_internals import connections_of_a_server  # noqa: PLC0415 -- see the module
+
+    with connections_of_a_server(), warnings.catch_warnings():
+        # Airflow warns of what its own connections do when they are asked for their hook.
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _doubt(records: "Records", batch_id: int) -> "BatchRecord":

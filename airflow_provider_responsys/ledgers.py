@@ -1,11 +1,11 @@
 """From an Airflow connection, or none, to the ledger that remembers a send."""
 
-from collections.abc import Collection
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseHook, conf
 
+from airflow_provider_responsys.airflow_internals import left_by_earlier_tries
 from airflow_provider_responsys.errors import InvalidSettings
 from airflow_provider_responsys.ledger import tries
 from airflow_provider_responsys.ledger.interface import Ledger
@@ -33,7 +33,7 @@ def push_ledger(
     *answer_within* is in how many seconds each request is answered, or lost.
     """
     ti = context["ti"]
-    left = _left_by_earlier_tries(ti)
+    left = left_by_earlier_tries(ti)
     claimed = tries.may_have_claimed(try_number=ti.try_number, max_tries=ti.max_tries, retries=retries, left=left)
     history: dict[str, Any] = {
         "try_number": ti.try_number,
@@ -109,9 +109,3 @@ def _never_expire() -> timedelta:
     from airflow.sdk import NEVER_EXPIRE  # type: ignore[attr-defined]  # noqa: PLC0415 -- 3.3+, not in its stub
 
     return NEVER_EXPIRE  # type: ignore[no-any-return]  # the same
-
-
-def _left_by_earlier_tries(ti: Any) -> Collection[str] | None:
-    """Return the XCom keys that Airflow found when this try started, None where it does not say."""
-    server = getattr(ti, "_ti_context_from_server", None)
-    return None if server is None else server.xcom_keys_to_clear or ()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseHook, BaseOperator, ObjectStoragePath
 
+from airflow_provider_responsys.airflow_internals import RendersAside
 from airflow_provider_responsys.errors import (
     Fenced,
     InvalidRecipients,
@@ -62,7 +63,6 @@ from airflow_provider_responsys.threads import Call, Pool
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import jinja2
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_responsys.ledger.interface import Ledger
@@ -81,7 +81,7 @@ REPORT_SECONDS = 5.0
 """Seconds before the execution_timeout at which no answer is waited for any more."""
 
 
-class TriggerPushOperator(BaseOperator):
+class TriggerPushOperator(RendersAside, BaseOperator):
     """Send a Responsys push campaign to a list of recipients, each at most once.
 
     The recipients are read, checked and de-duplicated before the first request
@@ -198,6 +198,8 @@ class TriggerPushOperator(BaseOperator):
     ) -> None:
         kwargs.setdefault("multiple_outputs", True)
         super().__init__(**kwargs)
+        if recipients is not None:
+            self.check_rendering()
         self.campaign_name = campaign_name
         self.recipients = Rows(recipients) if is_data(recipients) else recipients
         self.sql = sql
@@ -232,17 +234,9 @@ class TriggerPushOperator(BaseOperator):
         self._reporting: AbstractContextManager[Any] = nullcontext()  # Airflow copies operators, and no lock
         self._reported = self._left_behind = False
 
-    def _do_render_template_fields(
-        self,
-        parent: Any,
-        template_fields: Iterable[str],
-        context: "Context",
-        jinja_env: "jinja2.Environment",
-        seen_oids: set[int],
-    ) -> None:
-        """Render, then take the recipients out of the fields that Airflow stores and shows."""
-        super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
-        if "recipients" in template_fields:
+    def take_rendered(self, fields: Iterable[str]) -> None:
+        """Take the recipients out of the *fields* that Airflow stores and shows."""
+        if "recipients" in fields:
             self._rows = self.recipients
             if self._rows is not None:
                 self.recipients = str(Rows(self._rows))

@@ -15,6 +15,7 @@ from airflow.providers.common.compat.sdk import (
     PokeReturnValue,
 )
 
+from airflow_provider_responsys.airflow_internals import PokesInTime
 from airflow_provider_responsys.errors import (
     InvalidAnswer,
     InvalidSettings,
@@ -66,7 +67,7 @@ DEFER_GRACE = 120.0
 """Seconds after the deadline when Airflow ends the wait, if no trigger has done so."""
 
 
-class PushRequestSensor(BaseSensorOperator):
+class PushRequestSensor(PokesInTime, BaseSensorOperator):
     """Wait until Responsys has results for pushes, and count them.
 
     Succeeded means handed to Responsys' personalization queue, not delivered.
@@ -197,7 +198,7 @@ class PushRequestSensor(BaseSensorOperator):
         if state.open:
             log_progress(self.log, state.results)
             self._show(context, state)
-            if time.time() >= self._kept.deadline:
+            if self.seconds_left() <= 0.0:
                 self._time_out(context, state)
             if self._memory and self.reschedule:
                 self._memory.keep(self._kept, state)
@@ -218,10 +219,9 @@ class PushRequestSensor(BaseSensorOperator):
                 state.go_on(kept.open, kept.results)
         return self._state
 
-    def _get_next_poke_interval(self, *args: Any, **kwargs: Any) -> float:
-        """Return when to look again: Airflow's own interval, and no later than the end of the wait."""
-        usual: float = super()._get_next_poke_interval(*args, **kwargs)
-        return max(0.0, min(usual, self._kept.deadline - time.time()))
+    def seconds_left(self) -> float:
+        """Return for how long the wait may go on."""
+        return self._kept.deadline - time.time()
 
     def _defer(self, context: "Context", state: WaitState) -> dict[str, Any]:  # noqa: RET503 -- to defer is to raise
         """Return the counts if they are all there already; hand what is open to a trigger otherwise."""
@@ -232,7 +232,7 @@ class PushRequestSensor(BaseSensorOperator):
         if not state.open:
             return self._finish(context, state)
         self._show(context, state)
-        left = self._kept.deadline - time.time()
+        left = self.seconds_left()
         if left <= 0.0:
             self._time_out(context, state)
         self.defer(

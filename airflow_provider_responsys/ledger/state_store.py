@@ -1,10 +1,11 @@
 """Airflow's task state store (3.3+), with what goes wrong named."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import timedelta
 from http import HTTPStatus
 from typing import Protocol, TypeVar
 
+from airflow_provider_responsys.airflow_internals import is_answer_of_store, status_of_store
 from airflow_provider_responsys.errors import Fenced, LedgerFailed
 
 REPLACED = (HTTPStatus.NOT_FOUND, HTTPStatus.GONE)
@@ -61,31 +62,14 @@ class StateStore:
         try:
             return function(*args, **kwargs)
         except BaseException as error:
-            if _status(error) in REPLACED:
+            if status_of_store(error) in REPLACED:
                 self.refused = Fenced(
                     "Airflow refuses this try's writes: another try of the task has taken its place, or it was cleared"
                 )
                 raise self.refused from error
             failure = LedgerFailed(f"Airflow's task state store failed ({type(error).__name__}): {error}")
-            if not _is_answer(error):
+            if not is_answer_of_store(error):
                 self.refused = failure
             if isinstance(error, Exception):
                 raise failure from error
             raise
-
-
-def _is_answer(error: BaseException) -> bool:
-    """Tell an error that the store answered with from one that came instead of its answer."""
-    return hasattr(error, "error") or hasattr(error, "response")
-
-
-def _status(error: BaseException) -> object:
-    """Return the HTTP status that *error* carries.
-
-    Airflow raises an AirflowRuntimeError with the status in its details; under
-    `dag.test`, the client's own error with the response itself.
-    """
-    detail = getattr(getattr(error, "error", None), "detail", None)
-    if isinstance(detail, Mapping):
-        return detail.get("status_code")
-    return getattr(getattr(error, "response", None), "status_code", None)
