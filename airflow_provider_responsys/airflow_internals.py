@@ -46,7 +46,7 @@ class PokesInTime:
     """Lets a sensor look once more when its wait ends, however long its interval is.
 
     For that it overrides ``_get_next_poke_interval``, which both modes ask. Seen on
-    Airflow 3.1.8 and 3.3.2. Absent: the wait ends up to one interval late.
+    Airflow 3.3.2. Absent: the wait ends up to one interval late.
     """
 
     def seconds_left(self) -> float:
