@@ -173,9 +173,11 @@ class WaitEngine:
         return True
 
     def _counted(self, outcomes: Mapping[str, Outcome], now: float) -> Counted:
-        found = self.state.count(outcomes)
-        self.schedule.put_back([name for name in outcomes if name in self.state.open], now + self._poll_interval)
-        return Counted(found, {name: outcome for name, outcome in outcomes.items() if name not in self.state.open})
+        # The ledger may have told of others meanwhile: what is answered of those is neither counted nor written.
+        open_ones = {name: outcome for name, outcome in outcomes.items() if name in self.state.open}
+        found = self.state.count(open_ones)
+        self.schedule.put_back([name for name in open_ones if name in self.state.open], now + self._poll_interval)
+        return Counted(found, {name: outcome for name, outcome in open_ones.items() if name not in self.state.open})
 
     def _wait_before_believing(self, request_id: str, outcome: Outcome) -> float | None:
         """Return in how many seconds to ask again where *outcome* can't be true yet, None where it may be."""
