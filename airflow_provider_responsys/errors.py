@@ -32,6 +32,10 @@ bare HTTP 429, which is the limit, are a `NotAccepted`; anything else that comes
 after a request left is `InDoubt`.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
 
 class ResponsysError(Exception):
     """Base of everything that this package raises on purpose.
@@ -128,6 +132,10 @@ class SourceFailed(ResponsysError):
 
 class LedgerFailed(ResponsysError):
     """What was sent before can't be read, or what is about to be sent can't be recorded."""
+
+    moved: Mapping[int, Any] = MappingProxyType({})
+    """Where recipients in doubt are now, an `Earlier` by the number of the batch that they were wanted for: the
+    commit that failed had moved them there already."""
 
 
 class LedgerUnreachable(LedgerFailed):

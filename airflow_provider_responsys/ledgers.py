@@ -45,6 +45,7 @@ def push_ledger(
     return MarkedLedger(
         _store(context, send_key, ledger_conn_id, answer_within, history),
         push=lambda mark: ti.xcom_push(key=mark, value=ti.try_number),
+        try_number=ti.try_number,
         may_have_claimed=claimed,
     )
 

@@ -146,7 +146,8 @@ class Ledger(Protocol):
         may write them in advance. They are no claims.
 
         On return all of it is on disk; when it raises, none of *wanted* may be
-        sent, and each of *settled* may or may not have been recorded.
+        sent, and each of *settled* may or may not have been recorded. Where the
+        error is a `LedgerFailed`, its `moved` says who left a doubt all the same.
         """
 
     def name_answer(self, number: int, correlation_id: str) -> None:

@@ -3,28 +3,31 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from airflow_provider_responsys.ledger.interface import Claim, Earlier, Ledger, Settlement, Source, Wanted
-from airflow_provider_responsys.ledger.tries import BEGAN, CLAIMED
+from airflow_provider_responsys.ledger.tries import CLAIMED, began
 
 
 class MarkedLedger:
     """A *ledger* whose try leaves a mark outside of it: that it began, and, before its first claim, that it may claim.
 
-    *push* writes one of the two marks durably where the next try will be told of
-    it. *may_have_claimed* is what the marks of earlier tries say.
+    *push* writes a mark durably where the next try will be told of it. *try_number*
+    is this try's, and *may_have_claimed* what the marks of earlier tries say.
     """
 
-    def __init__(self, ledger: Ledger, *, push: Callable[[str], object], may_have_claimed: bool) -> None:
+    def __init__(
+        self, ledger: Ledger, *, push: Callable[[str], object], try_number: int, may_have_claimed: bool
+    ) -> None:
         self._ledger = ledger
         self._push = push
+        self._try_number = try_number
         self._may_have_claimed = may_have_claimed
         self._marked: str | None = None
         self.durable = ledger.durable
         self.resumes = False
 
     def begin(self, identity: Mapping[str, str]) -> bytes:
-        """Push the mark that was found, then let the ledger begin."""
+        """Push again what the marks said, then let the ledger begin."""
         # First of all: Airflow has deleted the marks of the earlier tries.
-        self._mark(CLAIMED if self._may_have_claimed else BEGAN)
+        self._mark(CLAIMED if self._may_have_claimed else began(self._try_number))
         key = self._ledger.begin(identity)
         self.resumes = self._ledger.resumes
         if self.resumes:

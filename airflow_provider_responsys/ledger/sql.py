@@ -16,6 +16,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -101,6 +102,8 @@ class SqlLedger:
         """The id of each batch whose answer is not recorded yet, by its number."""
         self._unsent: set[int] = set()
         """Batches that may be claimed, and whose requests will not leave: their commit failed."""
+        self._moved: set[int] = set()
+        """The numbers of the batches into which recipients in doubt moved during this commit."""
 
     def begin(self, identity: Mapping[str, str]) -> bytes:
         """Record that this try began, after deciding what becomes of what earlier ones left."""
@@ -139,6 +142,15 @@ class SqlLedger:
 
         What failed may be given again: an answer that is recorded twice changes nothing.
         """
+        self._moved.clear()
+        try:
+            return self._commit(settled, wanted)
+        except LedgerFailed as failure:
+            failure.moved = self._where_moved([want for want in wanted if want.doubt])
+            raise
+
+    def _commit(self, settled: Sequence[Settlement], wanted: Sequence[Wanted]) -> list[Claim]:
+        """Do what `commit` does, in up to three transactions."""
         writer, now = self._began(), self._now()
         accepted = {self._open[answer.number]: answer for answer in settled if isinstance(answer, Accepted)}
         self._release([self._open[answer.number] for answer in settled if not isinstance(answer, Accepted)])
@@ -214,7 +226,7 @@ class SqlLedger:
                 # Resolved by hand, it is accepted, and there is nothing to poll.
                 request_id=head.request_id or "" if head.settled_at else None,
                 since=head.claimed_at,
-                label=f"try {head.try_number}, batch {head.number}",
+                label=_label(head.try_number, head.number),
                 place=head.id,
                 try_number=head.try_number,
                 batch_id=head.id,
@@ -246,6 +258,7 @@ class SqlLedger:
         written = self._database.attempt(work)
         self._uncertain = False
         self._count += written.raised
+        self._moved |= written.moved
         try:
             self._mark()
         except LedgerFailed:
@@ -254,6 +267,27 @@ class SqlLedger:
             raise
         self._unsent.difference_update(new)
         return written
+
+    def _where_moved(self, doubts: Sequence[Wanted]) -> dict[int, Earlier]:
+        """Return where the recipients of *doubts* are that moved before the commit failed, as the next try finds them.
+
+        A move that ended without an answer is looked up. If that fails, too, it counts as not done.
+        """
+        if doubts and self._uncertain and not self._moved:
+            with suppress(LedgerFailed):
+                self._moved = self._database.attempt(lambda one: self._began().moved(one, doubts))
+        number = self._mine.try_number
+        return {
+            want.number: replace(
+                want.doubt,
+                label=_label(number, want.number),
+                place=want.batch_id,
+                batch_id=want.batch_id,
+                try_number=number,
+            )
+            for want in doubts
+            if want.doubt and want.number in self._moved
+        }
 
     def _catch_up(self) -> None:
         """Learn the count after a transaction that ended without an answer; write the mark that is missing."""
@@ -267,6 +301,11 @@ class SqlLedger:
         if self._marks and self._marked < self._count:
             self._marks.committed(self._count)
         self._marked = self._count
+
+
+def _label(try_number: int, number: int) -> str:
+    """Return how a person finds batch *number* of a try."""
+    return f"try {try_number}, batch {number}"
 
 
 def _earlier_batches(before: Begun | str) -> "Select[Any]":

@@ -46,6 +46,8 @@ class Written:
     raised: bool = False
     lost: dict[int, dict[int, Holder]] = field(default_factory=dict)
     """Who could not be claimed, by index, for the number of each batch that was claimed."""
+    moved: set[int] = field(default_factory=set)
+    """The numbers of the batches into which recipients moved out of a doubt."""
     problem: LedgerFailed | None = None
 
 
@@ -89,7 +91,16 @@ class Writer:
                 lost = self._move(connection, want, now)
                 if lost is not None:
                     written.lost[want.number] = lost
+                    if len(lost) < len(want.fingerprints):
+                        written.moved.add(want.number)
         return written
+
+    def moved(self, connection: Connection, wanted: Sequence[Wanted]) -> set[int]:
+        """Return which of *wanted* took recipients over, after whatever transaction may still do so."""
+        self.count(connection)
+        there = select(batches.c.id).where(batches.c.id.in_([want.batch_id for want in wanted]))
+        found = set(connection.execute(there).scalars())
+        return {want.number for want in wanted if want.batch_id in found}
 
     def release(self, connection: Connection, ids: Sequence[int]) -> None:
         """Give the claims of the batches *ids* up."""

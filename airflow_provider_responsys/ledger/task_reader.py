@@ -132,8 +132,11 @@ class Reader:
                 raise self._lost()
             story.add(entries.texts)
             acknowledged = entries.last
+        # A sum is acknowledged before the next one is written: only acknowledged writes that were lost leave a gap. One
+        # further key finds one lost sum. Where more are lost in a row, the loop above has read their commits instead;
+        # if `GAP` of those in a row are lost as well, what comes after them is not looked for.
         if self._store.get(where.key(self._prefix, "sum", sums + 1)) is not None:
-            raise self._lost()  # sums are written in order
+            raise self._lost()
         return story
 
     def _keyed(self, where: Where, key: int) -> People:

@@ -280,8 +280,9 @@ class Run:
         try:
             claims = self._write(partial(self._ledger.commit, commit.settle, wanted, upcoming))
         except Exception as error:  # noqa: BLE001 -- whatever it is, nothing was claimed for certain; it is logged below
-            for due in dues.values():
-                self._queue.put_back(due)
+            moved = error.moved if isinstance(error, LedgerFailed) else {}
+            for number, due in dues.items():
+                self._queue.put_back(replace(due, doubt=moved.get(number, due.doubt)))
             self._not_written(commit, error)
             return
         for claim in claims:

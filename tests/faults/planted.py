@@ -306,7 +306,7 @@ def _xcom(trap: Trap) -> None:
     from airflow_provider_responsys.ledger.tries import BEGAN, CLAIMED  # noqa: PLC0415 -- the same
 
     def push(real: Callable[..., Any], ti: Any, key: str, value: Any, **kwargs: Any) -> None:
-        if key not in (BEGAN, CLAIMED):
+        if not key.startswith((BEGAN, CLAIMED)):
             trap.spring()
         real(ti, key, value, **kwargs)
 

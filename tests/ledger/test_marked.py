@@ -6,7 +6,7 @@ from airflow_provider_responsys.errors import Fenced, StateLost
 from airflow_provider_responsys.ledger.interface import Accepted, Wanted
 from airflow_provider_responsys.ledger.marked import MarkedLedger
 from airflow_provider_responsys.ledger.memory import MemoryLedger
-from airflow_provider_responsys.ledger.tries import BEGAN, CLAIMED, may_have_claimed
+from airflow_provider_responsys.ledger.tries import CLAIMED, began, may_have_claimed
 from tests.ledger.conftest import IDENTITY, TaskStatePlace
 
 ALICE = [b"alice    "]
@@ -25,14 +25,15 @@ class Task:
     def start(self, *, again: bool = False, on_clear: str = "resume") -> MarkedLedger:
         """Return the ledger of the next try, or of the same one once more."""
         self.try_number += not again
-        left, self.xcoms = self.xcoms, []
+        left = list(self.xcoms)
+        self.xcoms.clear()
         claimed = may_have_claimed(try_number=self.try_number, max_tries=self.max_tries, retries=3, left=left)
         ledger = (
             self.place.open(self.try_number, max_tries=self.max_tries, may_have_claimed=claimed, on_clear=on_clear)  # type: ignore[arg-type]  # a test's own word
             if self.remembers
             else MemoryLedger(try_number=self.try_number, may_have_claimed=claimed)
         )
-        return MarkedLedger(ledger, push=self.xcoms.append, may_have_claimed=claimed)
+        return MarkedLedger(ledger, push=self.xcoms.append, try_number=self.try_number, may_have_claimed=claimed)
 
     def clear(self) -> None:
         """Do what a person's clear does."""
@@ -49,22 +50,23 @@ def test_a_try_is_marked_before_its_first_claim(task: Task) -> None:
     """A kill right after the claim leaves the mark."""
     ledger = task.start()
     ledger.begin(IDENTITY)
-    began = list(task.xcoms)
+    at_first = list(task.xcoms)
     ledger.commit([], [])
     settled_only = list(task.xcoms)
 
     ledger.commit([], [Wanted(1, ALICE)])
     ledger.commit([Accepted(1, "4711")], [Wanted(2, [b"bob      "])])
 
-    assert began == settled_only == [BEGAN]
-    assert task.xcoms == [BEGAN, CLAIMED]
+    assert at_first == settled_only == [began(1)]
+    assert task.xcoms == [began(1), CLAIMED]
 
 
 def test_no_claim_without_its_mark(task: Task) -> None:
     """Airflow takes no XCom: the record alone might be lost."""
     ledger = MarkedLedger(
         task.place.open(1),
-        push=lambda mark: task.xcoms.append(mark) if mark == BEGAN else 1 / 0,
+        push=lambda mark: task.xcoms.append(mark) if mark == began(1) else 1 / 0,
+        try_number=1,
         may_have_claimed=False,
     )
     ledger.begin(IDENTITY)
@@ -120,6 +122,31 @@ def test_tries_that_certainly_claimed_nothing_stand_in_no_way(task_state: TaskSt
     assert ledger.commit([], [Wanted(1, ALICE)])
 
 
+def test_a_mark_that_comes_late_opens_no_closed_send(task_state: TaskStatePlace) -> None:
+    """A copy of the first try's mark is stored after the second try has taken all marks, and died."""
+    task = Task(task_state, remembers=False)
+    ledger = task.start()
+    ledger.begin(IDENTITY)
+    late = list(task.xcoms)
+    ledger.commit([], [Wanted(1, ALICE)])
+    task.start()  # Airflow deletes the marks; the try dies before `execute`
+    task.xcoms.extend(late)
+
+    with pytest.raises(StateLost):
+        task.start().begin(IDENTITY)
+
+
+def test_each_try_leaves_a_mark_of_its_own(task_state: TaskStatePlace) -> None:
+    """A mark that was found is pushed with the number of the try that found it: that of an older try proves nothing."""
+    task = Task(task_state, remembers=False)
+    task.start().begin(IDENTITY)
+    first = list(task.xcoms)
+
+    task.start().begin(IDENTITY)
+
+    assert (first, task.xcoms) == ([began(1)], [began(2)])
+
+
 def test_a_second_start_of_the_first_try_finds_the_mark(task: Task) -> None:
     """Airflow lets the same host and process number begin a try again; its record is gone."""
     ledger = task.start()
@@ -168,5 +195,5 @@ def test_a_replaced_try_leaves_at_most_a_mark(task: Task) -> None:
     with pytest.raises(Fenced):
         late.begin(IDENTITY)
 
-    assert set(task.xcoms) == {BEGAN, CLAIMED}
+    assert set(task.xcoms) == {began(1), began(2), CLAIMED}
     assert may_have_claimed(try_number=3, max_tries=3, retries=3, left=task.xcoms)

@@ -1,7 +1,9 @@
 """What the task state ledger promises beyond the contract: few, small writes, and fences."""
 
+import itertools
 import random
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from types import SimpleNamespace
@@ -10,7 +12,7 @@ import pytest
 
 from airflow_provider_responsys.errors import Fenced, LedgerFailed, SettingsChanged, StateLost
 from airflow_provider_responsys.ledger.interface import FINGERPRINT_BYTES, Accepted, Released, Settlement, Wanted
-from airflow_provider_responsys.ledger.task_record import NEVER, Start, pack
+from airflow_provider_responsys.ledger.task_record import MAX_COMMITS, NEVER, Start, pack
 from airflow_provider_responsys.ledger.task_state import TaskStateLedger
 from tests.ledger.conftest import IDENTITY, Refusal, TaskStatePlace
 
@@ -505,6 +507,83 @@ def test_a_sum_that_is_missing_is_read_commit_by_commit(task_state: TaskStatePla
     del task_state.airflow.rows["responsys/sum/1/0/0"]
 
     assert len(list(begun(task_state, 2).earlier())) == 29
+
+
+def claim_until_summed_up(place: TaskStatePlace, *fates: str) -> set[bytes]:
+    """Let a try claim, a batch a commit, until it has written as many sums as *fates*; return who is claimed.
+
+    A fate is that of the first write of a sum: ``done``, or, as the ledger is told that
+    it was not done, ``stored`` or ``refused``. Each but the last of these is repeated.
+    """
+    ledger, claimed = begun(place), set[bytes]()
+    waiting = {f"responsys/sum/1/0/{number}": fate for number, fate in enumerate(fates)}
+    accessor = place.airflow.current
+    assert accessor is not None
+    real = accessor.set
+
+    def write(key: str, value: str, *, retention: timedelta | None = None) -> None:
+        fate = waiting.pop(key, "done")
+        if fate != "refused":
+            real(key, value, retention=retention)
+        if fate != "done":
+            raise Refusal(500)
+
+    accessor.set = write  # type: ignore[method-assign]  # this one only
+    for number in itertools.count(1):
+        with suppress(LedgerFailed):
+            ledger.commit([], batches(number, count=1))
+            claimed.update(people(number, 1))
+        if not waiting:
+            return claimed
+    raise AssertionError
+
+
+EVERY_FATE = list(itertools.product(("done", "stored", "refused"), repeat=3))
+
+
+@pytest.mark.parametrize("fates", EVERY_FATE, ids="-".join)
+def test_sums_have_no_gap(task_state: TaskStatePlace, fates: tuple[str, ...]) -> None:
+    """Each is acknowledged before the next one is written, so no write that may be missing leaves one."""
+    claimed = claim_until_summed_up(task_state, *fates)
+
+    sums = sorted(key for key in task_state.airflow.rows if "/sum/" in key)
+    found = {one for batch in begun(task_state, 2).earlier() for one in batch.fingerprints}
+
+    assert sums == [f"responsys/sum/1/0/{number}" for number in range(len(sums))]
+    assert len(sums) == 3 - (fates[-1] == "refused")
+    assert found == claimed
+
+
+EVERY_LOSS = [lost for count in range(1, 5) for lost in itertools.combinations(range(4), count)]
+
+
+@pytest.mark.parametrize("lost", EVERY_LOSS, ids=str)
+def test_sums_that_are_lost_take_no_claims_with_them(task_state: TaskStatePlace, lost: tuple[int, ...]) -> None:
+    """While the commits stand, a gap closes the send, or is read commit by commit, however deep it is."""
+    claimed = claim_until_summed_up(task_state, *["done"] * 4)
+
+    for number in lost:
+        del task_state.airflow.rows[f"responsys/sum/1/0/{number}"]
+    if lost[0] < 3 and lost[0] + 1 not in lost:
+        with pytest.raises(StateLost):
+            begun(task_state, 2)
+        return
+    found = {one for batch in begun(task_state, 2).earlier() for one in batch.fingerprints}
+
+    assert found == claimed
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_sum_that_is_lost_with_its_commits_fails_closed(task_state: TaskStatePlace, number: int) -> None:
+    """The next sum tells that there was one."""
+    claim_until_summed_up(task_state, *["done"] * 4)
+
+    del task_state.airflow.rows[f"responsys/sum/1/0/{number}"]
+    for commit in range(number * MAX_COMMITS, (number + 1) * MAX_COMMITS):
+        del task_state.airflow.rows[f"responsys/log/1/0/{commit}"]
+
+    with pytest.raises(StateLost, match="restart"):
+        begun(task_state, 2)
 
 
 def test_a_restart_removes_the_fingerprints(task_state: TaskStatePlace) -> None:

@@ -315,7 +315,10 @@ class Attempt:
     def _begin(self) -> None:
         world = self.world
         self.ledger = world.parts.marked(
-            NotedLedger(world, self, world.store.open(self)), push=self._mark, may_have_claimed=self.may_have_claimed
+            NotedLedger(world, self, world.store.open(self)),
+            push=self._mark,
+            try_number=self.number,
+            may_have_claimed=self.may_have_claimed,
         )
         key = self.ledger.begin(IDENTITY)
         self.reads = Rows(self.source, world.fingerprints(self.source, key), self._spool_fails)
