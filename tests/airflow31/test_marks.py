@@ -1,4 +1,4 @@
-"""What holds on an Airflow before 3.3: no task state store, and two XCom marks instead."""
+"""What holds on an Airflow before 3.3: no task state store, and XCom marks instead."""
 
 import json
 import os
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from airflow_provider_responsys.ledger.tries import CLAIMED, began
 from airflow_provider_responsys.sandbox import Sandbox
 from example_dags.demo.standalone import Standalone
 from tests.faults.verdict import BATCH, judge_push
@@ -79,6 +80,11 @@ def killed_while_pushing(run: Run) -> None:
     os.kill(run.pid("push"), signal.SIGKILL)
 
 
+def mark_of(run: Run, key: str) -> object:
+    """Return what the task's XCom *key* holds, None if there is none."""
+    return run.airflow.xcom(run.dag_id, run.run_id, "push", key)
+
+
 def test_a_try_that_may_have_claimed_closes_the_send(airflow: Standalone, sandbox: Sandbox) -> None:
     """Without a ledger, who was pushed is known to nothing: the next try sends nothing, and no other follows it."""
     run = Run(airflow, sandbox, "without_ledger")
@@ -91,17 +97,35 @@ def test_a_try_that_may_have_claimed_closes_the_send(airflow: Standalone, sandbo
     assert state == "failed"
     assert run.task("push")["try_number"] == 2
     assert sum(run.pushed.values()) == pushed < PEOPLE
+    assert [mark_of(run, key) for key in (CLAIMED, began(1), began(2))] == [2, None, None]
+
+
+def test_a_mark_that_comes_late_opens_no_closed_send(airflow: Standalone, sandbox: Sandbox) -> None:
+    """The second try took the marks and died before ``execute``; a late copy of the first one's is all that is left."""
+    run = Run(airflow, sandbox, "dies_on_the_way")
+    killed_while_pushing(run)
+    time.sleep(2 * LATENCY)  # for the request that was out
+    pushed = sum(run.pushed.values())
+
+    state = airflow.wait_for(run.dag_id, run.run_id, 240.0)
+
+    assert state == "failed"
+    assert run.task("push")["try_number"] == 3
+    assert sum(run.pushed.values()) == pushed < PEOPLE
+    assert mark_of(run, CLAIMED) == 3
 
 
 def test_a_try_that_claimed_nothing_stands_in_no_ones_way(airflow: Standalone, sandbox: Sandbox, folder: Path) -> None:
     """It died as the provider of its source was missing; the next one finds it installed, and sends."""
     run = Run(airflow, sandbox, "provider_missing")
     run.wait_until(lambda: run.task("push")["state"] == "up_for_retry", "the first try did not fail")
+    mark = mark_of(run, began(1))
     (folder / "installed").touch()
 
     state = airflow.wait_for(run.dag_id, run.run_id, 240.0)
 
     assert state == "success"
+    assert mark == 1
     assert run.task("push")["try_number"] > 1
     assert list(run.pushed.values()) == [1] * PEOPLE
 

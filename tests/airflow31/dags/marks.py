@@ -7,6 +7,7 @@ from typing import Any
 import pendulum
 from airflow.sdk import DAG
 
+from airflow_provider_responsys.ledger.tries import began
 from airflow_provider_responsys.operators import TriggerPushOperator
 
 PEOPLE = 1_000
@@ -23,8 +24,23 @@ push: dict[str, Any] = {
 }
 people = [{"customerId": f"C{number}"} for number in range(PEOPLE)]
 
+
+class DiesOnTheWay(TriggerPushOperator):
+    """Its second try dies before ``execute``, as a late copy of the first one's mark is stored."""
+
+    def pre_execute(self, context: Any) -> None:
+        """Store the copy, and die."""
+        if context["ti"].try_number == 2:
+            context["ti"].xcom_push(key=began(1), value=1)
+            raise RuntimeError("died on the way")
+        super().pre_execute(context)
+
+
 with DAG("without_ledger", schedule=None, start_date=START, default_args=RETRIES):
     TriggerPushOperator(recipients=people, **push)
+
+with DAG("dies_on_the_way", schedule=None, start_date=START, default_args=RETRIES):
+    DiesOnTheWay(recipients=people, **push)
 
 with DAG("with_ledger", schedule=None, start_date=START, default_args=RETRIES):
     TriggerPushOperator(recipients=people, ledger_conn_id="ledger", **push)
