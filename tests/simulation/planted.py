@@ -23,7 +23,7 @@ from airflow_provider_responsys.sending.run import Run
 from tests.simulation.attempt import Turnwise
 from tests.simulation.campaign import Setup, Strike
 from tests.simulation.segments import SegmentLedger
-from tests.simulation.sql_model import Claimed, Row, SqlModel
+from tests.simulation.sql_model import Claimed, Known, Row, SqlModel
 from tests.simulation.stores import Record
 from tests.simulation.world import REAL, Parts
 
@@ -343,8 +343,24 @@ class LeavesAGap(SqlModel):
 class BelievesItsClear(SqlModel):
     """Tells a clear by the tables alone: those that were put back lack that it was seen."""
 
-    def _newest_start(self) -> tuple[int, int | None]:
-        return super()._newest_start()[0], None
+    def _newest_start(self, seen: Known | None) -> tuple[int, int | None]:
+        return super()._newest_start(seen)[0], seen.max_tries if seen else None
+
+
+class LooksOnce(SqlModel):
+    """Tells a clear by the tables as they are in the transaction, after a look that may no longer be true."""
+
+    def _newest_start(self, seen: Known | None) -> tuple[int, int | None]:
+        start, max_tries = super()._newest_start(seen)
+        return start, None if seen and seen.start == start else max_tries
+
+    def _is_as_seen(self, seen: Known | None) -> bool:
+        del seen
+        return True
+
+    def _begin(self, start: int, max_tries: int | None) -> bool:
+        found = self._look()
+        return super()._begin(start, found.max_tries if found and max_tries is None else max_tries)
 
 
 class LosesTheWholeClaim(SqlModel):

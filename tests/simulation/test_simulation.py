@@ -8,8 +8,9 @@ import pytest
 from airflow_provider_responsys.sending.engine import Delivery
 from tests.simulation.campaign import Setup, Strike
 from tests.simulation.choices import Choices
-from tests.simulation.planted import FOCUS, PLANTED, REPLICA, Planted
+from tests.simulation.planted import FOCUS, PLANTED, REPLICA, LooksOnce, Planted
 from tests.simulation.search import SMALL, breaks, by_chance, everyone, play, quiet, simplest
+from tests.simulation.world import REAL
 
 PAIR = ((1, 2),)
 FEW = "batch refused", "answer lost"
@@ -22,6 +23,14 @@ CALM = replace(SMALL, sources=ONE, answers=(), reads_fail=False)
 """One batch, and no trouble but what happens to the stores, or from outside."""
 
 SEGMENTS = replace(FOCUS, late=1)
+
+RESTARTED = replace(CALM, sql=True, faults=3, on_clear="restart", strikes=(Strike.KILL, Strike.CLEAR, Strike.PUT_BACK))
+
+PUT_BACK_AS_IT_BEGINS = [*[0] * 23, 1, *[0] * 22, 1, 0, 0, 1, 1]
+"""The first try succeeds, a person clears the task, the second one is killed, and the third one looks at the tables.
+
+They are put back to the first try then, before the transaction in which the third one begins.
+"""
 
 REPLAYS: dict[str, tuple[str, Setup, list[int]]] = {
     "settle before the answer": ("accepted means pushed", SMALL, []),
@@ -102,6 +111,14 @@ def test_a_planted_bug_is_found_and_its_schedule_is_short(planted: Planted) -> N
     assert len(found.story) <= 12
     assert breaks(found.script, planted.setup, planted.parts) == found.rule
     assert breaks(found.script, planted.setup) is None
+
+
+def test_a_database_put_back_after_the_look_is_looked_at_again() -> None:
+    """A try begins on what is true in its transaction, or a retry would restart what the clear's own try pushed."""
+    once = replace(REAL, sql=LooksOnce)
+
+    assert breaks(PUT_BACK_AS_IT_BEGINS, RESTARTED, once) == "at most once"
+    assert breaks(PUT_BACK_AS_IT_BEGINS, RESTARTED) is None
 
 
 @pytest.mark.parametrize("name", REPLAYS)
