@@ -363,6 +363,14 @@ class LooksOnce(SqlModel):
         return super()._begin(start, found.max_tries if found and max_tries is None else max_tries)
 
 
+class RestartsEachTryInSql(SqlModel):
+    """Takes each try after a clear for the one that the clear made, whatever the newest try was begun with."""
+
+    def _is_cleared(self, max_tries: int | None) -> bool:
+        del max_tries
+        return super()._is_cleared(self._world.setup.retries)
+
+
 class LosesTheWholeClaim(SqlModel):
     """Takes a batch of which another task holds one recipient for won."""
 
@@ -387,6 +395,18 @@ FOCUS = Setup(
 CLEANED = replace(FOCUS, strikes=(Strike.KILL, Strike.CLEAR, Strike.MARKS, Strike.LOST))
 
 REPLICA = replace(FOCUS, sql=True, retries=2, calm=0.7, strikes=(Strike.KILL, Strike.CLEAR, Strike.PUT_BACK))
+
+RESTARTED = replace(FOCUS, sql=True, on_clear="restart", strikes=(Strike.KILL, Strike.CLEAR))
+
+LOOKED = replace(
+    RESTARTED,
+    retries=2,
+    calm=0.99,
+    spared=0.7,
+    steady=0.95,
+    strikes=(Strike.KILL, Strike.CLEAR, Strike.PUT_BACK),
+)
+"""A clear, a kill and a put-back, each at its place: no failing write may use a fault up before."""
 
 TWICE = replace(
     FOCUS, answers=("batch refused", "answer lost"), delivery=Delivery.AT_LEAST_ONCE, strikes=(Strike.KILL,)
@@ -418,10 +438,9 @@ PLANTED: dict[str, Planted] = {
         replace(REAL, run=DropsInRun),
         replace(TWICE, sources=(tuple(range(1, 9)),), spool_fails=True, per_minute=600_000, max_in_flight=2),
     ),
-    "claims kept on restart": Planted(
-        replace(REAL, sql=KeepsClaimsOnRestart),
-        replace(FOCUS, sql=True, on_clear="restart", strikes=(Strike.KILL, Strike.CLEAR)),
-    ),
+    "claims kept on restart": Planted(replace(REAL, sql=KeepsClaimsOnRestart), RESTARTED),
+    "a restart with each try": Planted(replace(REAL, sql=RestartsEachTryInSql), RESTARTED),
+    "a look that is no longer true": Planted(replace(REAL, sql=LooksOnce), LOOKED),
     "a put-back ledger trusted": Planted(replace(REAL, sql=TrustsWhatWasPutBack), REPLICA),
     "a put-back ledger trusted while it runs": Planted(replace(REAL, sql=CountsOnWhatWasPutBack), REPLICA),
     "a post before the commit's mark": Planted(replace(REAL, sql=MarksLater), REPLICA),

@@ -8,9 +8,8 @@ import pytest
 from airflow_provider_responsys.sending.engine import Delivery
 from tests.simulation.campaign import Setup, Strike
 from tests.simulation.choices import Choices
-from tests.simulation.planted import FOCUS, PLANTED, REPLICA, LooksOnce, Planted
+from tests.simulation.planted import FOCUS, PLANTED, REPLICA, Planted
 from tests.simulation.search import SMALL, breaks, by_chance, everyone, play, quiet, simplest
-from tests.simulation.world import REAL
 
 PAIR = ((1, 2),)
 FEW = "batch refused", "answer lost"
@@ -41,6 +40,7 @@ REPLAYS: dict[str, tuple[str, Setup, list[int]]] = {
     "whoever begins last goes on": ("the newest goes on", SQL, [2, 1]),
     "a segment written over": ("no claim missing", SEGMENTS, [0, 0, 7]),
     "a put-back ledger trusted": ("at most once", REPLICA, [*[0] * 11, 1]),
+    "a look that is no longer true": ("at most once", RESTARTED, PUT_BACK_AS_IT_BEGINS),
     "a post before the commit's mark": ("at most once", REPLICA, [*[0] * 11, 6, 1]),
 }
 """The schedules that the planted bugs were found by, shrunk: the rule that breaks, and the decisions.
@@ -111,14 +111,6 @@ def test_a_planted_bug_is_found_and_its_schedule_is_short(planted: Planted) -> N
     assert len(found.story) <= 12
     assert breaks(found.script, planted.setup, planted.parts) == found.rule
     assert breaks(found.script, planted.setup) is None
-
-
-def test_a_database_put_back_after_the_look_is_looked_at_again() -> None:
-    """A try begins on what is true in its transaction, or a retry would restart what the clear's own try pushed."""
-    once = replace(REAL, sql=LooksOnce)
-
-    assert breaks(PUT_BACK_AS_IT_BEGINS, RESTARTED, once) == "at most once"
-    assert breaks(PUT_BACK_AS_IT_BEGINS, RESTARTED) is None
 
 
 @pytest.mark.parametrize("name", REPLAYS)
