@@ -47,6 +47,10 @@ class Setup:
     faults: int = 2
     calm: float = 0.9
     """The share of answers and writes that nothing happens to."""
+    spared: float | None = None
+    """The share of moments at which nothing strikes from outside; without one, *calm* decides that, too."""
+    steady: float = 0.97
+    """The share of moments at which a database is not put back."""
     answers: Sequence[str] = ANSWERS
     strikes: Sequence[Strike] = OUTSIDE
     source_changes: bool = True
@@ -76,6 +80,11 @@ class Setup:
     latency: float = 0.0
     retry_for: float = 3_600.0
     execution_timeout: float = math.inf
+
+    @property
+    def unstruck(self) -> float:
+        """How probable it is that nothing strikes from outside."""
+        return 1.0 - (1.0 - self.calm) / 4 if self.spared is None else self.spared
 
     @classmethod
     def drawn(cls, choices: Choices) -> "Setup":

@@ -23,7 +23,7 @@ from airflow_provider_responsys.sending.run import Run
 from tests.simulation.attempt import Turnwise
 from tests.simulation.campaign import Setup, Strike
 from tests.simulation.segments import SegmentLedger
-from tests.simulation.sql_model import Claimed, Row, SqlModel
+from tests.simulation.sql_model import Claimed, Known, Row, SqlModel
 from tests.simulation.stores import Record
 from tests.simulation.world import REAL, Parts
 
@@ -343,8 +343,32 @@ class LeavesAGap(SqlModel):
 class BelievesItsClear(SqlModel):
     """Tells a clear by the tables alone: those that were put back lack that it was seen."""
 
-    def _newest_start(self) -> tuple[int, int | None]:
-        return super()._newest_start()[0], None
+    def _newest_start(self, seen: Known | None) -> tuple[int, int | None]:
+        return super()._newest_start(seen)[0], seen.max_tries if seen else None
+
+
+class LooksOnce(SqlModel):
+    """Tells a clear by the tables as they are in the transaction, after a look that may no longer be true."""
+
+    def _newest_start(self, seen: Known | None) -> tuple[int, int | None]:
+        start, max_tries = super()._newest_start(seen)
+        return start, None if seen and seen.start == start else max_tries
+
+    def _is_as_seen(self, seen: Known | None) -> bool:
+        del seen
+        return True
+
+    def _begin(self, start: int, max_tries: int | None) -> bool:
+        found = self._look()
+        return super()._begin(start, found.max_tries if found and max_tries is None else max_tries)
+
+
+class RestartsEachTryInSql(SqlModel):
+    """Takes each try after a clear for the one that the clear made, whatever the newest try was begun with."""
+
+    def _is_cleared(self, max_tries: int | None) -> bool:
+        del max_tries
+        return super()._is_cleared(self._world.setup.retries)
 
 
 class LosesTheWholeClaim(SqlModel):
@@ -371,6 +395,18 @@ FOCUS = Setup(
 CLEANED = replace(FOCUS, strikes=(Strike.KILL, Strike.CLEAR, Strike.MARKS, Strike.LOST))
 
 REPLICA = replace(FOCUS, sql=True, retries=2, calm=0.7, strikes=(Strike.KILL, Strike.CLEAR, Strike.PUT_BACK))
+
+RESTARTED = replace(FOCUS, sql=True, on_clear="restart", strikes=(Strike.KILL, Strike.CLEAR))
+
+LOOKED = replace(
+    RESTARTED,
+    retries=2,
+    calm=0.99,
+    spared=0.7,
+    steady=0.95,
+    strikes=(Strike.KILL, Strike.CLEAR, Strike.PUT_BACK),
+)
+"""A clear, a kill and a put-back, each at its place: no failing write may use a fault up before."""
 
 TWICE = replace(
     FOCUS, answers=("batch refused", "answer lost"), delivery=Delivery.AT_LEAST_ONCE, strikes=(Strike.KILL,)
@@ -402,10 +438,9 @@ PLANTED: dict[str, Planted] = {
         replace(REAL, run=DropsInRun),
         replace(TWICE, sources=(tuple(range(1, 9)),), spool_fails=True, per_minute=600_000, max_in_flight=2),
     ),
-    "claims kept on restart": Planted(
-        replace(REAL, sql=KeepsClaimsOnRestart),
-        replace(FOCUS, sql=True, on_clear="restart", strikes=(Strike.KILL, Strike.CLEAR)),
-    ),
+    "claims kept on restart": Planted(replace(REAL, sql=KeepsClaimsOnRestart), RESTARTED),
+    "a restart with each try": Planted(replace(REAL, sql=RestartsEachTryInSql), RESTARTED),
+    "a look that is no longer true": Planted(replace(REAL, sql=LooksOnce), LOOKED),
     "a put-back ledger trusted": Planted(replace(REAL, sql=TrustsWhatWasPutBack), REPLICA),
     "a put-back ledger trusted while it runs": Planted(replace(REAL, sql=CountsOnWhatWasPutBack), REPLICA),
     "a post before the commit's mark": Planted(replace(REAL, sql=MarksLater), REPLICA),

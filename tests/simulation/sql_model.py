@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn, Self, cast
 
 from airflow_provider_responsys.errors import Fenced, LedgerFailed, StateLost
 from airflow_provider_responsys.ledger.fingerprint import KEY_BYTES
 from airflow_provider_responsys.ledger.interface import Accepted, Claim, Earlier, Holder, Settlement, Wanted
+from airflow_provider_responsys.ledger.sql_schema import ATTEMPTS
 from airflow_provider_responsys.ledger.state_store import StateStore
 from airflow_provider_responsys.ledger.tries import is_of_a_clear
 from tests.simulation.stores import EPOCH, Accessor
@@ -58,6 +60,20 @@ class Begun:
     start: int
     try_number: int
     max_tries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A task in the tables, as a try sees it that is about to begin: its newest try, and how often it claimed."""
+
+    start: int
+    try_number: int
+    max_tries: int
+    counter: int
+
+    def is_still(self, found: "Known | None") -> bool:
+        """Tell whether *found*, at a later look, is of the same try. It may have claimed meanwhile."""
+        return found is not None and found.counter >= self.counter and replace(found, counter=self.counter) == self
 
 
 @dataclass(slots=True)
@@ -159,13 +175,11 @@ class SqlModel:
 
     def begin(self, identity: "Mapping[str, str]") -> bytes:
         """Record that this try began, or refuse where a record is missing, or is behind its marks."""
-        known, max_tries = self._newest_start()
-        restarts: list[bool] = []
-        self._in_transaction("begin", lambda: restarts.append(self._begin(known, max_tries)))
+        restarts = self._begin_as_seen()
         # After the transaction: a database that is put back from here on lacks the count that this try goes on from.
         ahead = self._ahead(self._counter)
         if ahead > self._counter:
-            if not restarts[-1]:
+            if not restarts:
                 raise StateLost("the ledger is behind what this task had claimed: it was put back")
             self._in_transaction("catch up", lambda: self._raise_counter(ahead - self._counter))
         self._complete()
@@ -220,11 +234,9 @@ class SqlModel:
             counter += 1
         return counter
 
-    def _newest_start(self) -> tuple[int, int | None]:
-        """Return the newest start that the marks know, and its try's `max_tries`: what a clear is told by."""
-        tries = self._tables.tries.get(self._task, ())
-        start: int = tries[-1].start if tries else 0
-        max_tries: int | None = None
+    def _newest_start(self, seen: Known | None) -> tuple[int, int | None]:
+        """Return the newest start that the marks or *seen* know of, and its `max_tries`: what a clear is told by."""
+        start, max_tries = (seen.start, seen.max_tries) if seen else (0, None)
         while self._marks and (found := self._marks.get(began(start + 1))) is not None:
             start, max_tries = start + 1, int(found)
         return start, max_tries
@@ -262,29 +274,61 @@ class SqlModel:
 
     # Begin
 
-    def _begin(self, known: int, max_tries: int | None) -> bool:
-        """Begin; return whether what this task had claimed is forgotten."""
+    def _begin_as_seen(self) -> bool:
+        """Look, ask the marks, and begin if the tables are still as seen; return whether earlier claims are forgotten.
+
+        The marks are asked outside of the transaction, so others may begin, and the
+        database may be put back, before it.
+        """
+        for _ in range(ATTEMPTS):
+            seen = self._look()
+            start, max_tries = self._newest_start(seen)
+            begun: list[bool | None] = []
+            self._in_transaction("begin", partial(self._try_to_begin, begun, seen, start, max_tries))
+            if begun[-1] is not None:
+                return begun[-1]
+        raise LedgerFailed("other tries of this task begin at the same time")
+
+    def _try_to_begin(self, begun: list[bool | None], seen: Known | None, start: int, max_tries: int | None) -> None:
+        begun.append(self._begin(start, max_tries) if self._is_as_seen(seen) else None)
+
+    def _look(self) -> Known | None:
+        """Return what the tables know of this task."""
+        tries = self._tables.tries.get(self._task)
+        if not tries:
+            return None
+        last = tries[-1]
+        return Known(last.start, last.try_number, last.max_tries, self._tables.counters[self._task])
+
+    def _is_as_seen(self, seen: Known | None) -> bool:
+        """Tell whether what was *seen* before the transaction is still true in it."""
+        found = self._look()
+        return found is None if seen is None else seen.is_still(found)
+
+    def _begin(self, start: int, max_tries: int | None) -> bool:
+        """Begin after *start*, whose try had *max_tries*; return whether what this task had claimed is forgotten."""
         attempt, tables = self._attempt, self._tables
         tries = tables.tries.get(self._task, ())
         self._check_late(tries[-1].try_number if tries else 0)
-        setup = self._world.setup
-        if max_tries is None and tries:
-            max_tries = tries[-1].max_tries
-        restarts = setup.on_clear == "restart" and self._is_cleared(max_tries)
+        restarts = self._world.setup.on_clear == "restart" and self._is_cleared(max_tries)
         if not tries:
             if attempt.may_have_claimed and not restarts:
                 raise StateLost("no record of the earlier tries")
         elif restarts:
-            for row in list(tables.batches.values()):
-                if row.task == self._task and not row.forgotten:
-                    self._give_up(row)
-                    tables.batches[row.id] = replace(row, forgotten=True)
+            self._forget()
         self._begun = self._store.new_id()
         self.resumes = bool(self._of_earlier_tries())
-        self._start = max(known, tries[-1].start if tries else 0) + 1
+        self._start = start + 1
         tables.tries[self._task] = (*tries, Begun(self._begun, self._start, attempt.number, attempt.max_tries))
         self._counter = self._marked = tables.counters.setdefault(self._task, 0)
         return restarts
+
+    def _forget(self) -> None:
+        """Give up what the earlier tries of this task claimed."""
+        for row in list(self._tables.batches.values()):
+            if row.task == self._task and not row.forgotten:
+                self._give_up(row)
+                self._tables.batches[row.id] = replace(row, forgotten=True)
 
     def _is_cleared(self, max_tries: int | None) -> bool:
         """Return whether a person cleared the task since a try with *max_tries*; without a record, whether for this."""

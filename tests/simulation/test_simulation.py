@@ -23,6 +23,14 @@ CALM = replace(SMALL, sources=ONE, answers=(), reads_fail=False)
 
 SEGMENTS = replace(FOCUS, late=1)
 
+RESTARTED = replace(CALM, sql=True, faults=3, on_clear="restart", strikes=(Strike.KILL, Strike.CLEAR, Strike.PUT_BACK))
+
+PUT_BACK_AS_IT_BEGINS = [*[0] * 23, 1, *[0] * 22, 1, 0, 0, 1, 1]
+"""The first try succeeds, a person clears the task, the second one is killed, and the third one looks at the tables.
+
+They are put back to the first try then, before the transaction in which the third one begins.
+"""
+
 REPLAYS: dict[str, tuple[str, Setup, list[int]]] = {
     "settle before the answer": ("accepted means pushed", SMALL, []),
     "claim after the request": ("no claim missing", SMALL, []),
@@ -32,6 +40,7 @@ REPLAYS: dict[str, tuple[str, Setup, list[int]]] = {
     "whoever begins last goes on": ("the newest goes on", SQL, [2, 1]),
     "a segment written over": ("no claim missing", SEGMENTS, [0, 0, 7]),
     "a put-back ledger trusted": ("at most once", REPLICA, [*[0] * 11, 1]),
+    "a look that is no longer true": ("at most once", RESTARTED, PUT_BACK_AS_IT_BEGINS),
     "a post before the commit's mark": ("at most once", REPLICA, [*[0] * 11, 6, 1]),
 }
 """The schedules that the planted bugs were found by, shrunk: the rule that breaks, and the decisions.

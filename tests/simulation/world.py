@@ -190,7 +190,7 @@ class World:
         """Let happen what may at any moment, before *attempt* does what it is about to do."""
         while self.states.late and self._choices.pick(2, LATER):
             self._land()
-        if self.may_put_back and self.sql and self.sql.before and self.fault(2, RARELY):
+        if self.may_put_back and self.sql and self.sql.before and self.fault(2, self.setup.steady):
             self._put_back(attempt)
 
     def write(
@@ -483,7 +483,7 @@ class World:
         menu = list(self._possible_strikes())
         if not menu:
             return
-        choice = self.fault(1 + len(menu), 1.0 - (1.0 - self.setup.calm) / 4)
+        choice = self.fault(1 + len(menu), self.setup.unstruck)
         if not choice:
             return
         strike, task, attempt = menu[choice - 1]
@@ -547,9 +547,6 @@ class World:
 
 LATER = 0.8
 """The share of moments at which a late write is not done yet."""
-
-RARELY = 0.97
-"""The share of moments at which a database is not put back."""
 
 REPLACED = 6
 KILLED_LATE, SILENT_LATE, REPEATED = 7, 8, 9
