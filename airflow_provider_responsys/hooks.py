@@ -281,7 +281,7 @@ def _bodies(recipients: Sequence[Mapping[str, Any]]) -> list[str]:
                 make = make or recipient_maker(chunk.columns, settings, is_table=chunk.is_table)
                 bodies.append(make(row).body)
             except InvalidRow as error:
-                raise InvalidRecipients(f"row {len(bodies) + 1}: {error}") from None
+                raise InvalidRecipients(error.at(len(bodies) + 1)) from None
     if len(bodies) > MAX_RECIPIENTS:
         raise InvalidRecipients(
             f"{len(bodies)} recipients: a request takes at most {MAX_RECIPIENTS}; TriggerPushOperator takes any number"

@@ -31,6 +31,10 @@ class InvalidRow(ValueError):
         self.field = field
         self.reason = reason
 
+    def at(self, position: int) -> str:
+        """Return what a person reads of the row at *position*, counted from 1."""
+        return f"row {position}: {self}"
+
 
 def shown(name: str) -> str:
     """Return *name* as a message may show it."""

@@ -213,7 +213,7 @@ class Spool:
     def _note(self, position: int, error: InvalidRow) -> None:
         self.invalid += 1
         if self.invalid <= EXAMPLES:
-            self.invalid_examples.append(f"row {position}: {error}")
+            self.invalid_examples.append(error.at(position))
 
     def _complaint(self) -> str:
         count = f"{self.invalid:,} of {self.read:,} rows can't be sent to, so nothing was sent"

@@ -34,6 +34,7 @@ from airflow_provider_responsys.errors import (
     TryLater,
 )
 from airflow_provider_responsys.ledger.interface import Accepted, Released, Settlement
+from airflow_provider_responsys.protocol.codes import NO_ANSWER_WAIT, UNRECOVERABLE_WAIT
 from airflow_provider_responsys.protocol.pace import Pace
 from airflow_provider_responsys.sending.budget import Budget
 
@@ -56,10 +57,8 @@ WRITE_WITHIN = 0.1
 BACKOFF = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)
 """Seconds to wait after the first, second, … trouble in a row."""
 
-UNRECOVERABLE_WAIT = 30.0  # AFTM error page: wait about 30 seconds, send once more
-NO_ANSWER_WAIT = 120.0  # AFTM error page: at most three tries, two minutes apart
-UNRECOVERABLE_TRIES = 2
-NO_ANSWER_TRIES = 3
+UNRECOVERABLE_TRIES = 2  # AFTM error page: resubmit once
+NO_ANSWER_TRIES = 3  # AFTM error page: at most three
 
 
 class Delivery(StrEnum):

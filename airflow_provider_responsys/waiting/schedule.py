@@ -14,11 +14,11 @@ from airflow_provider_responsys.errors import (
     NotSent,
     TryLater,
 )
+from airflow_provider_responsys.protocol.codes import NO_ANSWER_WAIT
 from airflow_provider_responsys.protocol.pace import Pace
 
-TROUBLE_WAITS = (5.0, 30.0, 120.0)
-"""Seconds without questions after the first, second, and each further trouble in a row.
-AFTM error page: two minutes apart after no answer, or the login may be disabled."""
+TROUBLE_WAITS = (5.0, 30.0, NO_ANSWER_WAIT)
+"""Seconds without questions after the first, second, and each further trouble in a row."""
 
 PASSING = (FailedOver, InvalidAnswer, LoginExpired, NoAnswer, NotSent, TryLater)
 """What a later question may not run into: a failover ends, an outage too."""
