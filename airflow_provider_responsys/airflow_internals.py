@@ -1,7 +1,7 @@
 """Everything private of Airflow's that is used here: what for, where it was seen, and what happens where it is absent.
 
 Each fails closed: without it, nothing is sent that should not be, and nothing is
-stored that nobody should see. Nothing here imports Airflow.
+stored that must not be seen. Nothing here imports Airflow.
 """
 
 import os
@@ -24,7 +24,7 @@ class RendersAside:
     """
 
     def take_rendered(self, fields: Iterable[str]) -> None:
-        """Take what nobody should see out of *fields*, which have just been rendered."""
+        """Take what must not be seen out of *fields*, which have just been rendered."""
         raise NotImplementedError
 
     def check_rendering(self) -> None:

@@ -134,7 +134,7 @@ def forget_recipient(options: argparse.Namespace) -> int:
 
 
 def prune_sends(options: argparse.Namespace) -> int:
-    """Remove the sends that nobody has touched for long."""
+    """Remove the sends in which nothing was begun or claimed for long."""
     from airflow_provider_responsys.ledger.sql_values import State  # noqa: PLC0415 -- see the module
 
     before = datetime.now(UTC) - options.older_than
@@ -229,7 +229,7 @@ COMMANDS = (
     ActionCommand(
         name="forget",
         help="Erase one recipient from every send",
-        description="Erase one recipient from every send. Say who it is as your tasks do: whoever was pushed by\n"
+        description="Erase one recipient from every send. Name it as your tasks do: a recipient that was pushed by\n"
         "several identifiers is erased under each of them.",
         func=forget_recipient,
         args=(

@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 class ResponsysHook(BaseHook):
-    """Trigger push campaigns, and ask what became of them.
+    """Trigger push campaigns, and poll for their results.
 
     One line to Responsys is opened when it is first needed, and kept: use the
     hook as a context manager, or close it.
@@ -95,7 +95,7 @@ class ResponsysHook(BaseHook):
     ) -> str:
         """Push *campaign_name* to *recipients*, at most 200, and return the request id.
 
-        A `NotAccepted` that comes out of it says that nobody was pushed, an `InDoubt` that they may have been.
+        A `NotAccepted` that comes out of it says that no recipient was pushed, an `InDoubt` that they may have been.
         """
         account = self.account()
         if account.dry_run:
@@ -107,11 +107,11 @@ class ResponsysHook(BaseHook):
         return self.run(submit(account, push, _bodies(recipients), tracking_id=new_tracking_id())).request_id
 
     def get_request(self, request_id: str) -> Outcome:
-        """Return what became of the request *request_id*, as far as is known now."""
+        """Return the outcome of the request *request_id*, as far as is known now."""
         return self.get_requests([request_id])[request_id]
 
     def get_requests(self, request_ids: Iterable[str]) -> dict[str, Outcome]:
-        """Return what became of each of *request_ids*, as far as is known now."""
+        """Return the outcome of each of *request_ids*, as far as is known now."""
         account = self.account()
         wanted = list(dict.fromkeys(request_ids))
         size = account.family.ids_per_poll
@@ -242,7 +242,7 @@ def mask_token(token: Token) -> None:
 
 
 def polls_per_minute(account: Account) -> int:
-    """Return how many questions for results may be asked in a minute."""
+    """Return how many polls for results may be sent in a minute."""
     return account.poll_requests_per_minute or POLLS_PER_MINUTE
 
 

@@ -20,11 +20,11 @@ without tags (plain StatsD) gets the sums under the same names.
     responsys.wait.recipients.succeeded   handed to Responsys' personalization queue, not delivered
     responsys.wait.recipients.failed      tag code
 
-Without a SQL ledger, a wait that goes on elsewhere asks again, and counts again.
+Without a SQL ledger, a wait that goes on elsewhere polls again, and counts again.
 
 What is tagged is chosen by the DAG's author and by Responsys, and never a
 recipient, a request or a run: that would name people, or make a series of its own
-for each value. Whoever makes a new campaign each day keeps its name out with
+for each value. Where each day has a new campaign, keep its name out with
 ``[metrics] statsd_disabled_tags``.
 """
 
@@ -45,7 +45,7 @@ MAX_TAG = 60
 
 
 class Metrics:
-    """Counters with *tags*. Whatever happens to them happens to nobody else."""
+    """Counters with *tags*. A failure of theirs disturbs nothing else."""
 
     def __init__(self, log: Any, **tags: str) -> None:
         self._log = log

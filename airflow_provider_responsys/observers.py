@@ -17,7 +17,7 @@ FIRST = threading.Lock()
 
 
 class PushObserver:
-    """Counts what becomes of a push in *metrics*, and keeps *note* up to date."""
+    """Counts the requests of a push by outcome in *metrics*, and keeps *note* up to date."""
 
     def __init__(self, metrics: Metrics, note: TaskStateNote, *, try_number: int, accepted_earlier: int) -> None:
         self._metrics = metrics
@@ -61,7 +61,7 @@ class PushObserver:
         )
 
     def end(self, sent: "Sent") -> None:
-        """Show what became of everybody: all tries of the send, as the task reports it."""
+        """Show the recipients by outcome: of all tries of the send, as the task reports it."""
         if isinstance(sent.report.stopped, Fenced):
             return  # another try shows how far it is
         buckets = sent.buckets.as_dict()

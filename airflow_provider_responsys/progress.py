@@ -17,7 +17,7 @@ class TaskStateNote:
     """Numbers under *key* in Airflow's task state *store*, where the UI and the REST API show them.
 
     They are for people alone: nothing reads them, they expire as Airflow is set
-    up, and whoever deletes them loses nothing. Without a store, nothing is written.
+    up, and deleting them loses nothing. Without a store, nothing is written.
     """
 
     def __init__(self, store: Any, key: str, log: Any, *, clock: Callable[[], float] = time.monotonic) -> None:

@@ -33,8 +33,8 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
     "poll_requests_per_minute": {
         "label": "Poll requests per minute",
         "description": (
-            "At most this many questions for results are asked in a minute. "
-            "Empty: as many as Responsys says that the account may ask, or 200 if it does not say."
+            "At most this many polls for results are sent in a minute. "
+            "Empty: as many as Responsys says that the account may send, or 200 if it does not say."
         ),
         "schema": {"type": ["integer", "null"], "minimum": 1},
     },

@@ -79,8 +79,8 @@ class PushRequestSensor(PokesInTime, BaseSensorOperator):
     requests again until it meets one that is not finished.
 
     With a SQL ledger and the push's whole output, each outcome is written to the
-    ledger as soon as it is known, and whoever goes on waiting asks about the others
-    only. A request that the ledger does not know is asked about all the same.
+    ledger as soon as it is known, and a wait that goes on elsewhere polls the others
+    only. A request that the ledger does not know is polled all the same.
 
     Airflow's task state store (3.3 and newer) shows the counts under
     ``wait_progress`` when it begins to wait, and at the end: a trigger can't write

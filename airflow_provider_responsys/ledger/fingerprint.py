@@ -1,4 +1,4 @@
-"""A recipient as the ledger remembers it: a keyed hash, which names nobody without its key."""
+"""A recipient as the ledger remembers it: a keyed hash, which says nothing without its key."""
 
 import secrets
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from hashlib import blake2b
 from airflow_provider_responsys.ledger.interface import FINGERPRINT_BYTES
 
 KEY_BYTES = 16
-"""Nobody guesses 128 bits, so nobody can look up whether a known address was pushed."""
+"""128 bits can't be guessed, so whether a known address was pushed can't be looked up."""
 
 
 def new_key() -> bytes:

@@ -2,7 +2,7 @@
 
 A batch is *claimed* durably before its request leaves and *settled* after the
 answer. A claim without a settlement is the doubt: a crash, a kill and a lost
-answer all leave that same, true record, and nobody has to remember to write it.
+answer all leave that same, true record, without a further write.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -52,7 +52,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """Responsys certainly did not queue batch *number*: its claim is given back."""
+    """Responsys certainly did not queue batch *number*: its claim is released."""
 
     number: int
 
@@ -137,9 +137,9 @@ class Ledger(Protocol):
     ) -> list[Claim]:
         """Record the answers *settled*, then claim *wanted*, durably; return what was won.
 
-        A batch that is given back may be wanted again, under a new number, in the same call.
+        A batch that is released may be wanted again, under a new number, in the same call.
         Who is wanted out of a doubt is at each moment in one batch, which says that they may have
-        been pushed: that one is never given back. Where somebody has settled the doubt meanwhile,
+        been pushed: that one is never released. Where a person has resolved the doubt meanwhile,
         they are claimed like others.
 
         *upcoming* are the fingerprints of the batches that will probably be wanted next: a ledger

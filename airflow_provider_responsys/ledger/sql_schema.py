@@ -83,7 +83,7 @@ class Database:
         return self.attempt(lambda connection: _prepare(connection, now))
 
     def insert_claims(self, connection: Connection, send_id: int, rows: Sequence[ClaimRow]) -> int:
-        """Insert those of *rows*, in their order, that nobody holds; return how many.
+        """Insert those of *rows*, in their order, that no batch holds; return how many.
 
         Written out where there is a server, which is ten times faster than
         parameters, and safe: the rows are numbers and hexadecimal digits. Python's
@@ -158,7 +158,7 @@ def _prepare_alone(connection: Connection, now: datetime) -> bytes:
     if row.version < VERSION:
         raise LedgerFailed(
             f"The ledger's tables have version {row.version}, of before the first release, and this provider writes "
-            f"{VERSION}: point ledger_conn_id to another database, or drop its tables responsys_* if nobody needs to "
+            f"{VERSION}: point ledger_conn_id to another database, or drop its tables responsys_* if no one needs to "
             "know any more whom they say was pushed"
         )
     if row.version > VERSION:

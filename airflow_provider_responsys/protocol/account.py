@@ -122,12 +122,12 @@ def push_path(family: Family, campaign: str) -> str:
 
 
 def poll_path(family: Family, request_id: str) -> str:
-    """Return the path that tells what became of *request_id*."""
+    """Return the path of a poll of *request_id*."""
     return f"{polls_path(family)}/{quote(request_id, safe='')}"
 
 
 def polls_path(family: Family) -> str:
-    """Return the path that tells what became of several requests."""
+    """Return the path of a poll of several requests."""
     return f"/rest/{family.name}/v1.3/requests"
 
 

@@ -180,7 +180,7 @@ CODES: Mapping[str, Code] = MappingProxyType(
             "the account has failed over to its secondary server, which does not offer this call; wait for failback",
             "REST/AFTM/errors-aftm.htm",
         ),
-        # Nobody is let in
+        # No login is let in
         "INVALID_USER_NAME_PASSWORD": Code(
             Verdict.LOGIN_FAILED, "the connection's login or password is wrong", "handlingError1.html"
         ),

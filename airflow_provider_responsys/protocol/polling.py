@@ -1,4 +1,4 @@
-"""What became of requests: the shapes of a poll's answer, what they mean, and their sum."""
+"""The outcomes of requests: the shapes of a poll's answer, and what they mean."""
 
 import json
 import re
@@ -34,10 +34,10 @@ ABOUT_THE_REQUEST = frozenset(
         "CAMPAIGN_IS_INVALID",  # AFTM polling errors page
     }
 )
-"""Codes that answer the question, even where no frame is around them."""
+"""Codes that are of the polled request, even where no frame is around them."""
 
 ABOUT_THE_ACCOUNT = frozenset({Verdict.LIMIT, Verdict.LOGIN, Verdict.LOGIN_FAILED, Verdict.FAILED_OVER})
-"""Verdicts that answer another question, even where a frame is around them."""
+"""Verdicts that are of the account, even where a frame is around them."""
 
 UNFINISHED = frozenset({"IN_PROGRESS", "REQUEST_ACCEPTED"})  # AFTM polling errors page; push page
 SUCCESS = "SUCCESS"  # AFTM polling page

@@ -81,7 +81,7 @@ def submit(account: Account, push: Push, bodies: Sequence[str], *, tracking_id: 
 
     *tracking_id* is sent as ``X-Request-Id``.
 
-    Raises a `NotAccepted` where nobody was pushed, an `InDoubt` where they may have been.
+    Raises a `NotAccepted` where no recipient was pushed, an `InDoubt` where they may have been.
     """
     read = partial(
         submission_error, what=f"{account.host}: the push of campaign {push.campaign!r}", campaign=push.campaign

@@ -64,7 +64,7 @@ class Recipient(NamedTuple):
     body: str
 
     def __repr__(self) -> str:
-        """Return a text that names nobody."""
+        """Return a text without the recipient."""
         return "<recipient>"
 
 

@@ -1,4 +1,4 @@
-"""What became of many requests, in numbers that may cross a process: they name nobody."""
+"""The outcomes of many requests, in numbers that may cross a process: no recipient is in them."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -116,7 +116,7 @@ class Results:
 
     def _add_rows(self, outcome: Finished, recipients: int | None) -> None:
         if recipients is not None and recipients != outcome.rows:
-            # Rows have no name but their position: with one too many, nobody's is known.
+            # Rows have no name but their position: with one too many, none can be matched.
             self.request_errors[ROWS_DIFFER] += 1
             self.recipients_unknown += recipients
             return

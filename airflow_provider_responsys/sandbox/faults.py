@@ -91,7 +91,7 @@ class Kind(StrEnum):
     PURGED = "purged"
     """The result is gone."""
     EXPIRED = "expired"
-    """The request waited too long in the queue; of a push: nobody is pushed."""
+    """The request waited too long in the queue; of a push: no recipient is pushed."""
     UNKNOWN_STATUS = "unknown_status"
     """A status that no page lists, without rows."""
     ROW_MISSING = "row_missing"

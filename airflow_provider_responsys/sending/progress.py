@@ -16,7 +16,7 @@ class Progress:
     """How far one try is: counts of recipients, and the *requests* accepted, *per_minute* at a *limit* a minute.
 
     *ends_at* is when the last one will be accepted if it goes on like this: None
-    at the end, and where nobody can tell. *left* have no outcome yet, *not_sent*
+    at the end, and where it can't be told. *left* have no outcome yet, *not_sent*
     will have none in this try.
     """
 
@@ -63,7 +63,7 @@ class Observer(Protocol):
         """Responsys refused a request for good."""
 
     def in_doubt(self, recipients: int) -> None:
-        """Nobody can say whether Responsys queued a request."""
+        """Whether Responsys queued a request is not known."""
 
     def put_off(self, error: ResponsysError) -> None:
         """Responsys queued nothing, and the request will be sent again."""

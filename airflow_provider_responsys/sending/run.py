@@ -51,7 +51,7 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Batch *number* was not accepted, or nobody knows."""
+    """Batch *number* was not accepted, or that is not known."""
 
     number: int
     error: ResponsysError

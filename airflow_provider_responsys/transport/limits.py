@@ -12,7 +12,7 @@ CONNECT_TIMEOUT = 5.0
 """Seconds until a connection stands, trust included."""
 
 IDLE = 5.0
-"""Seconds after which a connection may have been dropped by somebody on the way."""
+"""Seconds after which a connection may have been dropped on the way."""
 
 PIECE = 64 * 1024
 
@@ -30,7 +30,7 @@ LOGIN_SPREADS = (20.0,) * 4 + (120.0,) + (300.0,) * 9
 Fifty who start together at ten logins a minute are in five minutes later, none refused more than
 four times, whether the limit counts minutes of the clock or the last sixty seconds. Who is not in by
 then spreads out: where refused logins count as well, a crowd that came back together would keep
-everybody out for ever.
+every task out for ever.
 """
 
 

@@ -1,4 +1,4 @@
-"""What the SQL ledger knows of requests that are being waited for, and what it is told of them."""
+"""What the SQL ledger knows of requests that are being waited for, and the outcomes that it is still to be told."""
 
 import threading
 from collections import deque
@@ -118,7 +118,7 @@ class RequestRecords:
         return None
 
     def stop(self) -> None:
-        """Let a write that goes on in another thread end early: who starts again asks again."""
+        """Let a write that goes on in another thread end early: the next poller polls again."""
         self._stopped = True
 
     def close(self) -> None:

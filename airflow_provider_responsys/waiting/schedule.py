@@ -1,4 +1,4 @@
-"""When to ask about which requests again: one after the other while all is well, and not at all in trouble."""
+"""When to poll which requests: one after the other while all is well, and not at all in trouble."""
 
 import heapq
 import math
@@ -18,24 +18,24 @@ from airflow_provider_responsys.protocol.codes import NO_ANSWER_WAIT
 from airflow_provider_responsys.protocol.pace import Pace
 
 TROUBLE_WAITS = (5.0, 30.0, NO_ANSWER_WAIT)
-"""Seconds without questions after the first, second, and each further trouble in a row."""
+"""Seconds without polls after the first, second, and each further trouble in a row."""
 
 PASSING = (FailedOver, InvalidAnswer, LoginExpired, NoAnswer, NotSent, TryLater)
-"""What a later question may not run into: a failover ends, an outage too."""
+"""What a later poll may not run into: a failover ends, an outage too."""
 
 HEADROOM = 0.98
 TOGETHER = 0.016
 """Shares of the limit of polls: what is used of it, and what leaves together, about once a second. A triggerer that is
-woken for each question spends twice the processor time on it."""
+woken for each poll spends twice the processor time on it."""
 
 
 def paced(limit: float, now: float) -> Pace:
-    """Return a pace of *limit* questions a minute, that leave together where there are many."""
+    """Return a pace of *limit* polls a minute, that leave together where there are many."""
     return Pace.at(limit, now, headroom=HEADROOM, together=TOGETHER)
 
 
 class Schedule:
-    """Which requests to ask about next: oldest due first."""
+    """Which requests to poll next: oldest due first."""
 
     def __init__(self, ids: Iterable[str], due: float) -> None:
         self._order = count()
@@ -52,8 +52,8 @@ class Schedule:
     def take(self, now: float, most: int, early: float = 0.0, *, alone: Container[str] = ()) -> list[str]:
         """Return up to *most* requests, and forget them: one that is due *now*, and what is due *early* seconds later.
 
-        Otherwise questions about many requests at once would never grow together again: each would go on
-        by itself, about ever fewer of those that it began with. A request that is in *alone* goes by itself.
+        Otherwise polls of many requests at once would never grow together again: each would go on
+        by itself, with ever fewer of those that it began with. A request that is in *alone* goes by itself.
         """
         taken: list[str] = []
         if not self._waiting or self.due > now:
@@ -70,14 +70,14 @@ class Schedule:
         heapq.heapify(self._waiting)
 
     def put_back(self, ids: Iterable[str], due: float) -> None:
-        """Let *ids* be asked about again when they are *due*."""
+        """Let *ids* be polled again when they are *due*."""
         for request_id in ids:
             heapq.heappush(self._waiting, (due, next(self._order), request_id))
 
 
 @dataclass(slots=True)
 class Patience:
-    """How many *troubles* there were, and until when nothing is asked because of them."""
+    """How many *troubles* there were, and until when nothing is polled because of them."""
 
     quiet_until: float = -math.inf
     troubles: int = 0
@@ -88,8 +88,8 @@ class Patience:
         self.in_a_row = 0
 
     def trouble(self, now: float, wait: float) -> None:
-        """Ask nothing for at least *wait* seconds, and for longer after each further trouble in a row."""
-        if now >= self.quiet_until:  # further answers to what was asked before say nothing new
+        """Poll nothing for at least *wait* seconds, and for longer after each further trouble in a row."""
+        if now >= self.quiet_until:  # further answers to earlier polls say nothing new
             wait = max(wait, TROUBLE_WAITS[min(self.in_a_row, len(TROUBLE_WAITS) - 1)])
             self.in_a_row += 1
         self.quiet_until = max(self.quiet_until, now + wait)
