@@ -19,7 +19,6 @@ from airflow_provider_responsys.airflow_internals import PokesInTime
 from airflow_provider_responsys.errors import (
     InvalidAnswer,
     InvalidSettings,
-    LedgerFailed,
     LedgerUnreachable,
     RequestsFailed,
     ResponsysError,
@@ -29,7 +28,7 @@ from airflow_provider_responsys.ledgers import ledger_conn_id_of, ledger_engine
 from airflow_provider_responsys.metrics import Metrics
 from airflow_provider_responsys.observers import WaitObserver
 from airflow_provider_responsys.progress import WAIT, TaskStateNote
-from airflow_provider_responsys.protocol.polling import ROWS_DIFFER, Outcome, poll
+from airflow_provider_responsys.protocol.polling import Outcome, poll
 from airflow_provider_responsys.protocol.ratelimit import TOLD_LATER, poll_limit
 from airflow_provider_responsys.protocol.results import Results
 from airflow_provider_responsys.protocol.sizes import runs
@@ -38,12 +37,14 @@ from airflow_provider_responsys.triggers import FIRST_DELAY, PushRequestTrigger
 from airflow_provider_responsys.waiting.asked import Asked
 from airflow_provider_responsys.waiting.engine import WaitEngine
 from airflow_provider_responsys.waiting.event import MAX_PACKED, Event, Status, pack
+from airflow_provider_responsys.waiting.ledger_look import LedgerLook
 from airflow_provider_responsys.waiting.memory import Kept, Memory
-from airflow_provider_responsys.waiting.records import RequestRecords, log_unwritten
+from airflow_provider_responsys.waiting.records import RequestRecords
 from airflow_provider_responsys.waiting.schedule import paced
-from airflow_provider_responsys.waiting.state import DIFFERENT, WaitState
+from airflow_provider_responsys.waiting.state import WaitState
 from airflow_provider_responsys.waiting.sweep import sweep
 from airflow_provider_responsys.waiting.telling import log_limit, log_progress
+from airflow_provider_responsys.waiting.verdict import problems
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -140,11 +141,7 @@ class PushRequestSensor(PokesInTime, BaseSensorOperator):
         self._state: WaitState | None = None
         self._engine: WaitEngine | None = None
         self._hook: ResponsysHook | None = None
-        self._records: RequestRecords | None = None
-        self._unread: LedgerFailed | None = None
-        """Why the ledger has not told what it knows."""
-        self._refused: LedgerFailed | None = None
-        """Why it will not tell."""
+        self._ledger = LedgerLook(self._opened, self.log)
         self._limit_read = False
         self._note: TaskStateNote | None = None
         self._ended = False
@@ -189,9 +186,9 @@ class PushRequestSensor(PokesInTime, BaseSensorOperator):
         """Poll the requests that are not known to be finished; done when there are none left."""
         try:
             state = self._begin(context)
-            knows = self._consult(state) and self._records
+            self._ledger.consult(state)
             # Where nothing of a look is kept, one open request is enough to know that the task must go on waiting.
-            keeps = knows or (self._memory and self._memory.keeps_counts)
+            keeps = self._ledger.is_read or (self._memory and self._memory.keeps_counts)
             self._look(state, stop_at_open=self.reschedule and not keeps)
         except ResponsysError as error:
             self._end(context, AirflowFailException(str(error)), error)
@@ -225,7 +222,7 @@ class PushRequestSensor(PokesInTime, BaseSensorOperator):
 
     def _defer(self, context: "Context", state: WaitState) -> dict[str, Any]:  # noqa: RET503 -- to defer is to raise
         """Return the counts if they are all there already; hand what is open to a trigger otherwise."""
-        self._consult(state)
+        self._ledger.consult(state)
         self._requests(context, state)  # whether they fit is known before anything is polled
         few = len(state.open) <= FEW_POLLS * self._line().account().family.ids_per_poll
         self._look(state, most=FEW_POLLS if few else A_HANDFUL)
@@ -251,7 +248,7 @@ class PushRequestSensor(PokesInTime, BaseSensorOperator):
     def _requests(self, context: "Context", state: WaitState) -> dict[str, Any]:
         """Return the trigger's arguments that say which requests are open."""
         arguments: dict[str, Any] = {}
-        if self._records and self._asked:
+        if self._ledger.records and self._asked:
             arguments = {
                 "ledger_conn_id": ledger_conn_id_of(self.ledger_conn_id),
                 "send_keys": list(self._asked.send_keys),
@@ -261,52 +258,16 @@ class PushRequestSensor(PokesInTime, BaseSensorOperator):
             sizes = runs(state.sizes.get(request_id) for request_id in state.open)
             return {**arguments, "packed_ids": packed, "sizes": sizes if len(sizes) <= MAX_RUNS else None}
         # The ledger tells the trigger which they are, where it knows them by their tasks.
-        if task_instances := self._task_instances(state):
+        if task_instances := self._ledger.task_instances(state):
             return {**arguments, "packed_task_instances": pack(task_instances)}
         message = f"{len(state.open)} request ids take {len(packed)} bytes, and a trigger has room for {MAX_PACKED}"
-        if isinstance(self._unread, LedgerUnreachable):
-            error = AirflowException(f"{message}; they would fit if the ledger could be read: {self._unread}")
-            self._end(context, error, self._unread)
+        if isinstance(self._ledger.unread, LedgerUnreachable):
+            error = AirflowException(f"{message}; they would fit if the ledger could be read: {self._ledger.unread}")
+            self._end(context, error, self._ledger.unread)
         raise InvalidSettings(
             f"{message}: set a SQL ledger and give the push's whole output, split them over several sensors, "
             "or set deferrable=False"
         )
-
-    def _task_instances(self, state: WaitState) -> list[str]:
-        """Return the task instances by which the ledger finds exactly what was asked for, if there are such."""
-        if not self._records or self._unread or not all(map(self._records.knows, state.asked)):
-            return []
-        task_instances = self._records.task_instances(state.asked)
-        return task_instances if set(self._records.of(task_instances)) == set(state.asked) else []
-
-    def _consult(self, state: WaitState) -> bool:
-        """Let the ledger, if there is one, tell *state* what it knows; return whether it could, or need not."""
-        if self._records and not self._unread:
-            return True
-        if self._refused:
-            return False
-        try:
-            records = self._records = self._records or self._opened()
-            if not records:
-                return True
-            records.read()
-        except LedgerFailed as error:
-            self._unread = error
-            if isinstance(error, LedgerUnreachable):
-                self.log.warning("The ledger can't be read at the moment, trying again later: %s", error)
-            else:
-                self._refused = error
-                self.log.error("The ledger can't be read: %s. The wait goes on, then fails", error)  # noqa: TRY400
-            return False
-        self._unread = None
-        state.learn(records)
-        if unknown := sum(not records.knows(request_id) for request_id in state.asked):
-            self.log.warning(
-                "The ledger does not know %d of %d requests: their outcomes are counted, and not written there",
-                unknown,
-                state.results.total,
-            )
-        return True
 
     def _opened(self) -> RequestRecords | None:
         """Return what reads and writes the ledger, if there is one and what was asked for can be found there."""
@@ -343,19 +304,10 @@ class PushRequestSensor(PokesInTime, BaseSensorOperator):
             ask,
             log=self.log,
             observer=WaitObserver(Metrics(self.log, conn_id=self.responsys_conn_id)),
-            record=self._record,
+            record=self._ledger.record,
             most=most,
             stop_at_open=stop_at_open and polls > FEW_POLLS,
         )
-
-    def _record(self, outcomes: Mapping[str, Outcome]) -> None:
-        """Write *outcomes* to the ledger, if there is one that can be reached."""
-        if not self._records or not outcomes:
-            return
-        self._records.note(outcomes)
-        if not self._unread and (failure := self._records.write()):
-            self._unread = failure
-            self.log.warning("The ledger can't be written at the moment, trying again later: %s", failure)
 
     def _paced(self, hook: ResponsysHook, state: WaitState, most: int | None) -> WaitEngine:
         """Return the engine of this look. A few polls are within every limit, many go by the account's own."""
@@ -391,35 +343,17 @@ class PushRequestSensor(PokesInTime, BaseSensorOperator):
     def _finish(self, context: "Context", state: WaitState) -> dict[str, Any]:
         """Return the counts, all requests having ended; fail if they demand it."""
         log_progress(self.log, state.results)
-        problems = [*self._problems(state.results), *state.mismatch(), *self._push_problems(context)]
-        if self._refused:
-            problems.append(f"outcomes were not written to the ledger: {self._refused}")
-        if problems:
-            message = "; ".join(problems)
+        found = [*self._problems(state.results), *state.mismatch(), *self._push_problems(context)]
+        if self._ledger.refused:
+            found.append(f"outcomes were not written to the ledger: {self._ledger.refused}")
+        if found:
+            message = "; ".join(found)
             self._end(context, AirflowFailException(message), RequestsFailed(message))
         self._show(context, state)
         return state.summary()
 
     def _problems(self, results: Results) -> list[str]:
-        """Return why *results* are a failure, in counts and codes."""
-        problems = []
-        if lost := results.failed + results.unknown:
-            errors = {code: number for code, number in results.request_errors.items() if code != ROWS_DIFFER}
-            problems.append(f"{lost} of {results.total} requests ended without results ({codes(errors)})")
-        if different := results.request_errors[ROWS_DIFFER]:
-            problems.append(
-                f"{different} of {results.total} requests have more or fewer results than recipients ({ROWS_DIFFER}): "
-                f"{DIFFERENT}"
-            )
-        failures = {code: number for code, number in results.errors.items() if code not in self.expected_errors}
-        failed = sum(failures.values())
-        known = results.recipients_succeeded + results.recipients_failed
-        tolerated = self.max_failed * known if self.max_failed < 1 else self.max_failed
-        if failed > tolerated:
-            problems.append(
-                f"{failed} of {known} recipients failed ({codes(failures)}), {int(tolerated)} are tolerated"
-            )
-        return problems
+        return problems(results, expected_errors=tuple(self.expected_errors), max_failed=self.max_failed)
 
     def _push_problems(self, context: "Context") -> list[str]:
         """Return why the pushes that are waited for failed, as their outputs and Airflow say."""
@@ -427,10 +361,10 @@ class PushRequestSensor(PokesInTime, BaseSensorOperator):
             return []
         told = list(self._asked.problems) if self._asked else []
         more = f", and {len(told) - MOST_PROBLEMS} more" if len(told) > MOST_PROBLEMS else ""
-        problems = [f"the push failed: {'; '.join(told[:MOST_PROBLEMS])}{more}"] if told else []
+        found = [f"the push failed: {'; '.join(told[:MOST_PROBLEMS])}{more}"] if told else []
         if (silent := self._failed_pushes(context) - len(told)) > 0:
-            problems.append(f"{silent} upstream pushes failed and left no output: look at their logs")
-        return problems
+            found.append(f"{silent} upstream pushes failed and left no output: look at their logs")
+        return found
 
     def _failed_pushes(self, context: "Context") -> int:
         """Return how many direct upstream pushes, mapped ones counted one by one, have failed."""
@@ -458,8 +392,8 @@ class PushRequestSensor(PokesInTime, BaseSensorOperator):
     def _time_out(self, context: "Context", state: WaitState) -> NoReturn:
         results = state.results
         text = f"{results.pending} of {results.total} requests have no results after {timedelta(seconds=self.timeout)}"
-        problems = [text, *self._problems(results), *self._push_problems(context)]
-        self._end(context, AirflowSensorTimeout("; ".join(problems)))
+        found = [text, *self._problems(results), *self._push_problems(context)]
+        self._end(context, AirflowSensorTimeout("; ".join(found)))
 
     def _end(self, context: "Context", error: AirflowException, cause: Exception | None = None) -> NoReturn:
         """Fail with *error*, or be skipped where the DAG's author prefers that; the counts stay readable."""
@@ -485,11 +419,7 @@ class PushRequestSensor(PokesInTime, BaseSensorOperator):
         hook, self._hook = self._hook, None
         if hook:
             hook.close()
-        records, self._records = self._records, None
-        if records:
-            if records.unwritten and (failure := records.write()):
-                log_unwritten(self.log, records.unwritten, failure)
-            records.close()
+        self._ledger.close()
 
     def _check_settings(self) -> None:
         if self.timeout > MAX_TIMEOUT:
@@ -523,10 +453,3 @@ def is_push(task: Any) -> bool:
     """Return whether *task* sends pushes, mapped or not; without importing what would send them."""
     kind = getattr(task, "operator_class", type(task))
     return isinstance(kind, type) and any((base.__module__, base.__name__) == PUSH_OPERATOR for base in kind.__mro__)
-
-
-def codes(counts: Mapping[str, int]) -> str:
-    """Return *counts* by code for a message, the largest first."""
-    return ", ".join(
-        f"{code}: {number}" for code, number in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    )

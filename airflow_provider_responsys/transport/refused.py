@@ -165,9 +165,7 @@ class Memory:
     def _complain(self, error: OSError) -> None:
         if not self._complained:
             self._complained = True
-            log.warning(
-                "Refused logins can't be remembered on this machine: each task logs in for itself: %s", error
-            )
+            log.warning("Refused logins can't be remembered on this machine: each task logs in for itself: %s", error)
 
 
 def _folder() -> Path:
