@@ -141,7 +141,7 @@ class PushRequestSensor(PokesInTime, BaseSensorOperator):
         self._state: WaitState | None = None
         self._engine: WaitEngine | None = None
         self._hook: ResponsysHook | None = None
-        self._ledger = LedgerLook(self._opened, self.log)
+        self._ledger = LedgerLook(lambda: None, self.log)  # until the wait begins: Airflow copies the task before that
         self._limit_read = False
         self._note: TaskStateNote | None = None
         self._ended = False
@@ -207,6 +207,7 @@ class PushRequestSensor(PokesInTime, BaseSensorOperator):
         if self._state is None:
             asked = self._asked = Asked.of(self.request_ids)
             self._state = state = WaitState.on(asked.ids, sizes=asked.sizes, accepted=asked.accepted)
+            self._ledger = LedgerLook(self._opened, self.log)
             ti = context.get("ti")
             max_tries = ti.max_tries if ti else None
             self._memory = Memory(context.get("task_state_store"), asked.ids, max_tries, self.log)
