@@ -54,7 +54,7 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# About fifty minutes, on a machine that does nothing else: each prints its figures beside a baseline of the same run,
+# About an hour, on a machine that does nothing else: each prints its figures beside a baseline of the same run,
 # and keeps them in benchmarks/results, as JSON and as a picture.
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.imports
@@ -63,6 +63,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.ledger
 	$(BIN)/python -m benchmarks.lookup
 	$(BIN)/python -m benchmarks.polling
+	$(BIN)/python -m benchmarks.sharing
 	$(BIN)/python -m benchmarks.login
 	$(BIN)/python -m benchmarks.submit
 

@@ -161,3 +161,20 @@ def test_a_push_without_any_output_fails_the_wait(sandbox: Sandbox, run_dag: Run
         push >> waiting([])
 
     assert states(run_dag(dag)) == {"push": "failed", "wait": "failed"}
+
+
+def test_a_mapped_wait_is_about_its_own_push(sandbox: Sandbox, run_dag: Runner) -> None:
+    """Of three waits, the one whose push failed fails."""
+    sandbox.plan(Fault("push", "lost", when="after", nth=2))
+    arguments = defaults()
+    del arguments["recipients"]
+    with DAG("honest_mapped_wait", schedule=None) as dag:
+        shards = [[{"customer_id": f"S{shard}-{number}"} for number in range(5)] for shard in range(3)]
+        push = TriggerPushOperator.partial(**arguments).expand(recipients=shards)
+        wait = PushRequestSensor.partial(task_id="wait", poke_interval=0.05, timeout=20, trigger_rule="all_done")
+        push >> wait.expand(request_ids=push.output)
+
+    run = run_dag(dag)
+
+    ended = sorted(str(ti.state) for ti in run.get_task_instances() if ti.task_id == "wait")
+    assert ended == ["failed", "success", "success"]
