@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -115,7 +115,15 @@ def poll(url: str, ids: Sequence[Sequence[str]], seconds: float, shared: bool) -
     """Wait for each of *ids* with a trigger of its own, all on one event loop."""
     connect(url)
     from airflow_provider_responsys import triggers  # noqa: PLC0415 -- Airflow reads where it lives when it is imported
-    from airflow_provider_responsys.waiting.sharing import Limits  # noqa: PLC0415 -- see above
+    from airflow_provider_responsys.waiting.sharing import Limits, SharedLimit  # noqa: PLC0415 -- see above
+
+    class Apart(Limits):
+        """Gives each wait a limit of its own."""
+
+        def of(self, account: str, limit: float, *, is_set: bool, clock: Callable[[], float]) -> SharedLimit:  # noqa: ARG002 -- as it is called
+            return SharedLimit(limit, clock)
+
+    triggers.LIMITS = Limits() if shared else Apart()
 
     async def event(some: Sequence[str]) -> None:
         trigger = triggers.PushRequestTrigger(
@@ -125,8 +133,6 @@ def poll(url: str, ids: Sequence[Sequence[str]], seconds: float, shared: bool) -
             deadline=time.time() + seconds,
             first_delay=0.0,
         )
-        if not shared:
-            triggers.LIMITS = Limits()
         await anext(aiter(trigger.run()))
 
     async def all_of_them() -> None:
