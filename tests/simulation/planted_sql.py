@@ -9,7 +9,8 @@ from airflow_provider_responsys.ledger.interface import (
     Settlement,
     Wanted,
 )
-from tests.simulation.sql_model import Claimed, Known, Row, SqlModel
+from tests.simulation.sql_model import Claimed, SqlModel
+from tests.simulation.sql_tables import Known, Row
 
 Upcoming = Sequence[Sequence[bytes]]
 

@@ -25,7 +25,8 @@ from airflow_provider_responsys.sending.run import Run
 from tests.simulation.attempt import Attempt, Flight, Killed, Outcome, Turnwise
 from tests.simulation.campaign import REFUSALS, Setup, Strike
 from tests.simulation.choices import Choices
-from tests.simulation.sql_model import SqlModel, SqlStore
+from tests.simulation.sql_model import SqlModel
+from tests.simulation.sql_tables import SqlStore
 from tests.simulation.states import state_of
 from tests.simulation.stores import EPOCH, Record, Store, TaskStates, fingerprints
 from tests.simulation.truth import Broken, Truth
