@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from airflow_provider_responsys.sending.engine import Delivery
 from tests.simulation.campaign import Setup, Strike
+from tests.simulation.parts import REAL, Parts
 from tests.simulation.planted_record import (
     ClaimsLater,
     ForgetsReleases,
@@ -40,7 +41,6 @@ from tests.simulation.planted_sql import (
     TrustsWhatWasPutBack,
 )
 from tests.simulation.segments import SegmentLedger
-from tests.simulation.world import REAL, Parts
 
 
 @dataclass(frozen=True, slots=True)

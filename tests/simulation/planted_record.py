@@ -12,8 +12,8 @@ from airflow_provider_responsys.ledger.interface import (
     Settlement,
     Wanted,
 )
+from tests.simulation.parts import REAL
 from tests.simulation.stores import Record
-from tests.simulation.world import REAL
 
 Upcoming = Sequence[Sequence[bytes]]
 

@@ -9,8 +9,9 @@ from airflow_provider_responsys.ledger.state_store import StateStore
 from tests.simulation.stores import EPOCH, Accessor
 
 if TYPE_CHECKING:
+    from tests.simulation.airflow import Task
     from tests.simulation.attempt import Attempt
-    from tests.simulation.world import Task, World
+    from tests.simulation.world import World
 
 REMEMBERED = 4
 """States of the tables that they may be put back to."""
