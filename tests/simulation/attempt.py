@@ -27,7 +27,8 @@ from tests.simulation.noted import Noted, NotedLedger
 from tests.simulation.stores import IDENTITY
 
 if TYPE_CHECKING:
-    from tests.simulation.world import Task, World
+    from tests.simulation.airflow import Task
+    from tests.simulation.world import World
 
 KILL_GRACE = 3.0  # as the operator has it
 GRACE = 70.0  # the same: the read timeout and its margin

@@ -8,8 +8,9 @@ from itertools import islice
 
 from tests.simulation.campaign import Setup
 from tests.simulation.choices import Choices, Drawn, explore, shrink
+from tests.simulation.parts import REAL, Parts
 from tests.simulation.truth import Broken
-from tests.simulation.world import REAL, Parts, World
+from tests.simulation.world import World
 
 WIRE = "not sent", "batch refused", "send refused", "answer lost"
 """One of each kind that the engine tells apart, but for how long it waits."""

@@ -12,7 +12,7 @@ from airflow_provider_responsys.protocol.pace import Pace
 from airflow_provider_responsys.sending.engine import Engine
 from airflow_provider_responsys.sending.outcome import Resumed
 from airflow_provider_responsys.sending.run import Run
-from tests.simulation.sql_model import SqlStore, Tables
+from tests.simulation.sql_tables import SqlStore, Tables
 
 if TYPE_CHECKING:
     from tests.simulation.attempt import Attempt

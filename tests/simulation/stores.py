@@ -13,8 +13,9 @@ from airflow_provider_responsys.ledger.state_store import Store as Rows
 from airflow_provider_responsys.ledger.task_state import TaskStateLedger
 
 if TYPE_CHECKING:
+    from tests.simulation.airflow import Task
     from tests.simulation.attempt import Attempt
-    from tests.simulation.world import Task, World
+    from tests.simulation.world import World
 
 EPOCH = datetime(2026, 11, 23, tzinfo=UTC)
 """Where the simulated clock shows 0."""

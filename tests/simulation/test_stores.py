@@ -14,7 +14,8 @@ from airflow_provider_responsys.ledger.interface import Accepted, Ledger, Releas
 from airflow_provider_responsys.ledger.sql import SqlLedger
 from airflow_provider_responsys.ledger.tries import OnClear
 from tests.simulation.attempt import Attempt
-from tests.simulation.sql_model import SqlModel, SqlStore
+from tests.simulation.sql_model import SqlModel
+from tests.simulation.sql_tables import SqlStore
 from tests.simulation.stores import EPOCH, IDENTITY
 
 PEOPLE = [bytes([number] * 9) for number in range(12)]
@@ -51,7 +52,7 @@ class Tries:
         self.path = path
         self.on_clear = on_clear
         self.world = CalmWorld(on_clear)
-        self.store = SqlStore(cast("Any", self.world))
+        self.store = SqlStore(cast("Any", self.world), SqlModel)
         self.tasks = [SimpleNamespace(name=f"task{number}", number=0, max_tries=1) for number in (1, 2)]
 
     def open(self, place: int, *, clear: bool) -> tuple[Ledger, Ledger]:

@@ -13,7 +13,8 @@ from airflow_provider_responsys.sending.run import Report
 from tests.simulation.attempt import Attempt, Flight, Outcome
 
 if TYPE_CHECKING:
-    from tests.simulation.world import Task, World
+    from tests.simulation.airflow import Task
+    from tests.simulation.world import World
 
 
 INSTANTS = 3
