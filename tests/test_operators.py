@@ -102,7 +102,9 @@ def test_every_row_is_pushed_once_and_reported(sandbox: Sandbox, run_dag: RunDag
     push = Push(run_dag, recipients=people(450))
 
     assert push.run.state == "success"
-    assert set(push.result) == {"campaign_name", "send_key", "dry_run", "request_ids", "recipients", "problem"}
+    members = {"campaign_name", "send_key", "dry_run", "request_ids", "request_sizes", "recipients", "problem"}
+    assert set(push.result) == members
+    assert sorted(size for size, times in push.result["request_sizes"] for _ in range(times)) == [50, 200, 200]
     assert set(push.result["recipients"]) == set(BUCKETS)
     assert push.recipients == {"read": 450, "accepted": 450}
     assert sorted(push.result["request_ids"]) == sorted(sandbox.request_ids)
