@@ -1,0 +1,113 @@
+"""Waiting where it is easy to go wrong: a ledger that comes late, waits that were idle, limits that are small."""
+
+import json
+import time
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import DAG, AirflowSensorTimeout
+
+from airflow_provider_responsys.errors import Refused
+from airflow_provider_responsys.protocol.polling import Finished, Outcome, Processing
+from airflow_provider_responsys.protocol.results import Results
+from airflow_provider_responsys.sandbox import Sandbox
+from airflow_provider_responsys.sensors import PushRequestSensor
+from airflow_provider_responsys.waiting.engine import WaitEngine
+from airflow_provider_responsys.waiting.schedule import paced
+from airflow_provider_responsys.waiting.state import WaitState
+from airflow_provider_responsys.waiting.sweep import sweep
+from airflow_provider_responsys.waiting.telling import Unobserved
+from tests.waiting.test_sharing import Account
+
+NOW = datetime(2026, 11, 24, 8, 30, tzinfo=UTC)
+INTERVAL = 60.0
+
+
+class Known:
+    """A ledger that knows the outcomes of some requests, of three recipients each."""
+
+    def __init__(self, *ended: str) -> None:
+        self.sizes = dict.fromkeys("abc", 3)
+        self.accepted_at: dict[str, datetime] = {}
+        self._ended = ended
+
+    def knows(self, request_id: str) -> bool:
+        """Every request is in it."""
+        return request_id in self.sizes
+
+    def outcome_of(self, request_id: str) -> Outcome | None:
+        """Return what is recorded."""
+        return Finished(3) if request_id in self._ended else None
+
+
+def engine(state: WaitState, first_at: float = 0.0) -> WaitEngine:
+    """Return an engine that has begun."""
+    return WaitEngine(
+        state,
+        pace=paced(60_000, 0.0),
+        poll_interval=INTERVAL,
+        ids_per_poll=1,
+        max_in_flight=1,
+        first_at=first_at,
+        now=NOW,
+    )
+
+
+@pytest.mark.parametrize("limit", [6, 10, 20])
+@pytest.mark.parametrize("waits", [2, 4])
+def test_waits_share_a_small_limit(waits: int, limit: int) -> None:
+    """Each gets as much as any other, also where a poll leaves every ten seconds."""
+    account = Account(limit, [3_000] * waits)
+
+    account.run(1_800.0)
+
+    parts = account.per_wait(since=60.0)
+    assert sum(parts) >= 0.95 * limit * 29
+    assert max(parts) - min(parts) <= 3
+
+
+def test_a_wait_that_was_idle_claims_nothing_for_it() -> None:
+    """When its requests come due again, it gets its half, and the other one gets the other."""
+    account = Account(200, [3_000])
+    rare = WaitEngine(
+        WaitState.on([f"rare/{number}" for number in range(600)]),
+        pace=account.shared.join(),
+        poll_interval=900.0,
+        ids_per_poll=1,
+        max_in_flight=40,
+        first_at=900.0,
+        now=NOW,
+    )
+    account.engines.append(rare)
+    account.run(900.0)
+
+    account.run(1_020.0)
+
+    parts = account.per_wait(since=910.0)
+    assert parts[0] >= 0.4 * sum(parts)
+
+
+def test_a_wait_that_begins_later_claims_nothing_for_the_time_before() -> None:
+    """Also where another wait, that has hardly anything to poll, has sent few polls by then."""
+    account = Account(200, [3_000, 1])
+    account.engines[1]._poll_interval = 60.0
+    account.run(900.0)
+    late = WaitEngine(
+        WaitState.on([f"late/{number}" for number in range(3_000)]),
+        pace=account.shared.join(),
+        poll_interval=1.0,
+        ids_per_poll=1,
+        max_in_flight=40,
+        first_at=910.0,
+        now=NOW,
+    )
+    late.take(account.now)
+    account.engines.append(late)
+    account.run(910.0)
+
+    account.run(1_100.0)
+
+    parts = account.per_wait(since=920.0)
+    assert parts[0] >= 0.4 * sum(parts)
