@@ -12,7 +12,13 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from airflow.providers.common.compat.sdk import DAG, AirflowException, AirflowFailException, TaskDeferred
+from airflow.providers.common.compat.sdk import (
+    DAG,
+    AirflowException,
+    AirflowFailException,
+    AirflowNotFoundException,
+    TaskDeferred,
+)
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import OperationalError
@@ -560,6 +566,28 @@ def test_answers_are_read_whether_or_not_the_ledger_can_be(
     assert down
     assert Event.from_payload(payload).results.recipients_succeeded == 3
     assert states() == [State.FINISHED] * 3
+
+
+def test_a_ledgers_connection_that_cannot_be_found_for_a_while(
+    sandbox: Sandbox, sqlite: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is what an outage of a secrets backend looks like: polls go on, and outcomes are written later."""
+    sandbox.plan(Fault("poll", "lost", nth=1))
+    trigger = deferred(sensor(sent(["C1"], ["C2"])))
+    looks: list[str] = []
+
+    def away(ledger_conn_id: str) -> Engine:
+        looks.append(ledger_conn_id)
+        if len(looks) < 3:
+            raise AirflowNotFoundException("The conn_id `ledger` isn't defined")
+        return ledger_engine(ledger_conn_id)
+
+    monkeypatch.setattr(triggers, "ledger_engine", away)
+
+    found = run(trigger)
+
+    assert (found.status, found.results.recipients_succeeded) == (Status.FINISHED, 2)
+    assert states() == [State.FINISHED] * 2
 
 
 @pytest.mark.parametrize("mode", MODES)
