@@ -36,7 +36,9 @@ def sweep(
     polls = 0
     while engine.schedule and engine.schedule.due <= began and (most is None or polls < most):
         leaves = max(clock(), engine.next_at)
-        (ids,) = engine.take(leaves, most=1)
+        if not (taken := engine.take(leaves, most=1)):
+            return  # what was left had ended, as the ledger told since the last look
+        (ids,) = taken
         polls += 1
         try:
             outcomes = ask(ids, max(0.0, leaves - clock()))

@@ -55,6 +55,24 @@ def engine(state: WaitState, first_at: float = 0.0) -> WaitEngine:
     )
 
 
+@pytest.mark.parametrize("ended", ["a", "b", "ab"])
+def test_a_ledger_that_is_read_between_two_looks(ended: str) -> None:
+    """What it knows to have ended is not polled, and the look ends as any other."""
+    state = WaitState.on(["a", "b"])
+    waiting = engine(state, first_at=time.monotonic())
+    polled: list[str] = []
+    state.learn(Known(*ended))  # type: ignore[arg-type]  # as much of the records as a state uses
+
+    def ask(ids: Any, _wait: float) -> dict[str, Outcome]:
+        polled.extend(ids)
+        return dict.fromkeys(ids, Finished(3))
+
+    sweep(waiting, ask, log=None, observer=Unobserved(), record=lambda _: None)
+
+    assert polled == [name for name in "ab" if name not in ended]
+    assert state.results.finished == 2
+
+
 @pytest.mark.parametrize("limit", [6, 10, 20])
 @pytest.mark.parametrize("waits", [2, 4])
 def test_waits_share_a_small_limit(waits: int, limit: int) -> None:
