@@ -129,3 +129,17 @@ def test_a_wait_that_begins_later_claims_nothing_for_the_time_before() -> None:
 
     parts = account.per_wait(since=920.0)
     assert parts[0] >= 0.4 * sum(parts)
+
+
+def test_a_long_look_ends_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many requests there are, and however few polls a minute."""
+    with Sandbox(processing_time=1_000.0) as sandbox, DAG("long_look", schedule=None):
+        connection = sandbox.connection(poll_requests_per_minute=60)
+        monkeypatch.setenv("AIRFLOW_CONN_RESPONSYS_DEFAULT", json.dumps(connection))
+        ids = [f"{'a' * 8}-{number:027d}" for number in range(40)]
+        waiting = PushRequestSensor(task_id="wait", request_ids=ids, timeout=1, poke_interval=1, deferrable=False)
+
+        with pytest.raises(AirflowSensorTimeout, match="have no results"):
+            waiting.poke({"ti": SimpleNamespace(max_tries=0, map_index=-1, xcom_push=lambda **_: None)})
+
+        assert sandbox.counts["polled ids"] < 20
