@@ -79,7 +79,8 @@ class WaitEngine:
     @property
     def ended(self) -> bool:
         """Whether nothing is open, and nothing in flight."""
-        return not (self.schedule or self.in_flight)
+        # What the ledger has told of stays in the schedule until it would be polled.
+        return not (self.in_flight or (self.schedule and self.state.open))
 
     @property
     def next_at(self) -> float:

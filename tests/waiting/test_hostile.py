@@ -73,6 +73,20 @@ def test_a_ledger_that_is_read_between_two_looks(ended: str) -> None:
     assert state.results.finished == 2
 
 
+def test_a_wait_ends_when_the_ledger_has_told_of_all() -> None:
+    """However long a request would not be polled."""
+    state = WaitState.on(["a", "b"])
+    waiting = engine(state)
+    for now, name in enumerate("ab", 1):
+        assert waiting.take(now) == [[name]]
+        waiting.answered({name: Processing()}, now, now)
+
+    state.learn(Known("a", "b"))  # type: ignore[arg-type]  # as above
+
+    assert state.results.pending == 0
+    assert waiting.ended
+
+
 @pytest.mark.parametrize("limit", [6, 10, 20])
 @pytest.mark.parametrize("waits", [2, 4])
 def test_waits_share_a_small_limit(waits: int, limit: int) -> None:
