@@ -87,6 +87,19 @@ def test_a_wait_ends_when_the_ledger_has_told_of_all() -> None:
     assert waiting.ended
 
 
+def test_what_others_were_answered_before_a_restart_counts() -> None:
+    """One request that is not found among finished ones is that request's outcome; the connection is right."""
+    state = WaitState(Results(total=2, finished=1, recipients_succeeded=5))
+    state.resume(["b"])
+    waiting = engine(state)
+    waiting.take(0.0)
+
+    waiting.failed(["b"], Refused("no such resource", code="RESOURCE_NOT_FOUND"), 0.0, 0.0)
+
+    assert waiting.ended
+    assert state.results.request_errors == {"RESOURCE_NOT_FOUND": 1}
+
+
 @pytest.mark.parametrize("limit", [6, 10, 20])
 @pytest.mark.parametrize("waits", [2, 4])
 def test_waits_share_a_small_limit(waits: int, limit: int) -> None:
