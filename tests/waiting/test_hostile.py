@@ -87,6 +87,16 @@ def test_a_wait_ends_when_the_ledger_has_told_of_all() -> None:
     assert waiting.ended
 
 
+def test_a_part_of_the_requests_is_not_all_of_them() -> None:
+    """A trigger that was given what is open knows the recipients of those, and not of all."""
+    state = WaitState(Results(total=2, finished=1, recipients_succeeded=5))
+    state.resume(["b"])
+
+    state.learn(Known())  # type: ignore[arg-type]  # as above
+
+    assert state.recipients is None
+
+
 def test_what_others_were_answered_before_a_restart_counts() -> None:
     """One request that is not found among finished ones is that request's outcome; the connection is right."""
     state = WaitState(Results(total=2, finished=1, recipients_succeeded=5))
