@@ -21,7 +21,7 @@ from airflow.providers.common.compat.sdk import (
 )
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.pool import QueuePool
 
 from airflow_provider_responsys import sensors, triggers
@@ -618,6 +618,36 @@ def test_a_ledger_that_refuses_fails_the_wait_at_its_end(
 
     assert "outcomes were not written to the ledger" in message
     assert "no such table" in message
+
+
+class Denied(Exception):
+    """PostgreSQL's refusal."""
+
+    sqlstate = "42501"
+
+
+@pytest.mark.xfail(reason="a write that is refused for good is logged, and the outcome dropped", strict=True)
+def test_a_ledger_that_takes_no_outcomes_fails_the_wait_at_its_end(
+    sandbox: Sandbox, sqlite: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that can't be read does: the role may read, and not write."""
+    sandbox.plan(Fault("poll", "lost", nth=1))
+    trigger = deferred(sensor(sent(["C1"], ["C2"])))
+
+    def before(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("UPDATE"):
+            raise ProgrammingError("an update", {}, Denied("permission denied for table responsys_batches"))
+
+    def reading(ledger_conn_id: str) -> Engine:
+        engine = ledger_engine(ledger_conn_id)
+        event.listen(engine, "before_cursor_execute", before)
+        return engine
+
+    monkeypatch.setattr(triggers, "ledger_engine", reading)
+
+    found = run(trigger)
+
+    assert (found.status, found.results.recipients_succeeded) == (Status.ERROR, 2)
 
 
 def test_a_sensor_whose_ledger_is_down_lets_the_trigger_go_on(sandbox: Sandbox, sqlite: str, switch: Switch) -> None:
