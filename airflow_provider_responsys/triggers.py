@@ -261,7 +261,8 @@ class PushRequestTrigger(BaseTrigger):
         loop = asyncio.get_running_loop()
         for wait in troubles():
             try:
-                return await account_of(self.responsys_conn_id)
+                async with asyncio.timeout_at(deadline):
+                    return await account_of(self.responsys_conn_id)
             except InvalidSettings:
                 raise
             except Exception as error:  # noqa: BLE001 -- however a secrets backend, or Airflow's API, fails
