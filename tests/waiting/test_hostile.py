@@ -177,6 +177,6 @@ def test_a_long_look_ends_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> No
         waiting = PushRequestSensor(task_id="wait", request_ids=ids, timeout=1, poke_interval=1, deferrable=False)
 
         with pytest.raises(AirflowSensorTimeout, match="have no results"):
-            waiting.poke({"ti": SimpleNamespace(max_tries=0, map_index=-1, xcom_push=lambda **_: None)})
+            waiting.poke({"ti": SimpleNamespace(max_tries=0, map_index=-1, xcom_push=lambda **_: None)})  # type: ignore[typeddict-item]  # as much as it uses
 
         assert sandbox.counts["polled ids"] < 20
