@@ -307,6 +307,7 @@ class PushRequestSensor(PokesInTime, BaseSensorOperator):
             observer=WaitObserver(Metrics(self.log, conn_id=self.responsys_conn_id)),
             record=self._ledger.record,
             most=most,
+            seconds=self.seconds_left(),
             stop_at_open=stop_at_open and polls > FEW_POLLS,
         )
 

@@ -207,7 +207,15 @@ class PushRequestTrigger(BaseTrigger):
 
     def _open_records(self) -> RequestRecords:
         """Return what reads and writes the ledger. On the ledger's thread."""
-        engine = ledger_engine(str(self.ledger_conn_id))
+        try:
+            engine = ledger_engine(str(self.ledger_conn_id))
+        except ResponsysError:
+            raise
+        except Exception as error:  # however a secrets backend, or Airflow's API, fails
+            # The text of an unknown error may hold secrets.
+            raise LedgerUnreachable(
+                f"connection {self.ledger_conn_id!r} of the ledger can't be read ({type(error).__name__})"
+            ) from error
         self._records = RequestRecords.on(engine, self.send_keys or [], self.log)
         return self._records
 
@@ -253,7 +261,8 @@ class PushRequestTrigger(BaseTrigger):
         loop = asyncio.get_running_loop()
         for wait in troubles():
             try:
-                return await account_of(self.responsys_conn_id)
+                async with asyncio.timeout_at(deadline):
+                    return await account_of(self.responsys_conn_id)
             except InvalidSettings:
                 raise
             except Exception as error:  # noqa: BLE001 -- however a secrets backend, or Airflow's API, fails

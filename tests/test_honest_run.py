@@ -178,3 +178,30 @@ def test_a_mapped_wait_is_about_its_own_push(sandbox: Sandbox, run_dag: Runner) 
 
     ended = sorted(str(ti.state) for ti in run.get_task_instances() if ti.task_id == "wait")
     assert ended == ["failed", "success", "success"]
+
+
+@pytest.mark.xfail(reason="a mapped wait does not look at pushes outside its task group", strict=True)
+def test_a_push_that_died_fails_its_mapped_wait(sandbox: Sandbox, run_dag: Runner) -> None:
+    """Of three shards one died without an output: the waits are of two, and the run is no success."""
+
+    class Dies(TriggerPushOperator):
+        """A push whose second shard dies without an output."""
+
+        def execute(self, context: Any) -> dict[str, Any]:
+            """Send, or die."""
+            if context["ti"].map_index == 1:
+                raise RuntimeError("killed")
+            return super().execute(context)
+
+    arguments = defaults()
+    del arguments["recipients"]
+    with DAG("honest_mapped_silent", schedule=None) as dag:
+        shards = [[{"customer_id": f"S{shard}-{number}"} for number in range(5)] for shard in range(3)]
+        push = Dies.partial(**arguments).expand(recipients=shards)
+        wait = PushRequestSensor.partial(task_id="wait", poke_interval=0.05, timeout=20, trigger_rule="all_done")
+        push >> wait.expand(request_ids=push.output)
+
+    run = run_dag(dag)
+
+    assert str(run.state) == "failed"
+    assert "failed" in [str(ti.state) for ti in run.get_task_instances() if ti.task_id == "wait"]

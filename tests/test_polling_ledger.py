@@ -12,10 +12,16 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from airflow.providers.common.compat.sdk import DAG, AirflowException, AirflowFailException, TaskDeferred
+from airflow.providers.common.compat.sdk import (
+    DAG,
+    AirflowException,
+    AirflowFailException,
+    AirflowNotFoundException,
+    TaskDeferred,
+)
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.pool import QueuePool
 
 from airflow_provider_responsys import sensors, triggers
@@ -562,6 +568,28 @@ def test_answers_are_read_whether_or_not_the_ledger_can_be(
     assert states() == [State.FINISHED] * 3
 
 
+def test_a_ledgers_connection_that_cannot_be_found_for_a_while(
+    sandbox: Sandbox, sqlite: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is what an outage of a secrets backend looks like: polls go on, and outcomes are written later."""
+    sandbox.plan(Fault("poll", "lost", nth=1))
+    trigger = deferred(sensor(sent(["C1"], ["C2"])))
+    looks: list[str] = []
+
+    def away(ledger_conn_id: str) -> Engine:
+        looks.append(ledger_conn_id)
+        if len(looks) < 3:
+            raise AirflowNotFoundException("The conn_id `ledger` isn't defined")
+        return ledger_engine(ledger_conn_id)
+
+    monkeypatch.setattr(triggers, "ledger_engine", away)
+
+    found = run(trigger)
+
+    assert (found.status, found.results.recipients_succeeded) == (Status.FINISHED, 2)
+    assert states() == [State.FINISHED] * 2
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_ledger_that_refuses_fails_the_wait_at_its_end(
     mode: str, sandbox: Sandbox, sqlite: str, caplog: pytest.LogCaptureFixture
@@ -590,6 +618,36 @@ def test_a_ledger_that_refuses_fails_the_wait_at_its_end(
 
     assert "outcomes were not written to the ledger" in message
     assert "no such table" in message
+
+
+class Denied(Exception):
+    """PostgreSQL's refusal."""
+
+    sqlstate = "42501"
+
+
+@pytest.mark.xfail(reason="a write that is refused for good is logged, and the outcome dropped", strict=True)
+def test_a_ledger_that_takes_no_outcomes_fails_the_wait_at_its_end(
+    sandbox: Sandbox, sqlite: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that can't be read does: the role may read, and not write."""
+    sandbox.plan(Fault("poll", "lost", nth=1))
+    trigger = deferred(sensor(sent(["C1"], ["C2"])))
+
+    def before(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("UPDATE"):
+            raise ProgrammingError("an update", {}, Denied("permission denied for table responsys_batches"))
+
+    def reading(ledger_conn_id: str) -> Engine:
+        engine = ledger_engine(ledger_conn_id)
+        event.listen(engine, "before_cursor_execute", before)
+        return engine
+
+    monkeypatch.setattr(triggers, "ledger_engine", reading)
+
+    found = run(trigger)
+
+    assert (found.status, found.results.recipients_succeeded) == (Status.ERROR, 2)
 
 
 def test_a_sensor_whose_ledger_is_down_lets_the_trigger_go_on(sandbox: Sandbox, sqlite: str, switch: Switch) -> None:

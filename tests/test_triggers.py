@@ -586,6 +586,24 @@ def test_a_connection_that_cannot_be_read_at_all_is_a_timeout(sandbox: Sandbox, 
     assert (event.status, event.results.pending) == (Status.TIMEOUT, 1)
 
 
+def test_a_connection_whose_look_up_hangs_is_a_timeout(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A secrets backend may take a connection, and say nothing."""
+    waiting = trigger(pushed(["C1"]), deadline=time.time() + 0.5)
+
+    async def hangs(_: str) -> Any:
+        await asyncio.sleep(3_600.0)
+
+    async def scenario() -> Any:
+        async with asyncio.timeout(20.0):
+            return [event.payload async for event in waiting.run()]
+
+    monkeypatch.setattr(triggers, "account_of", hangs)
+
+    (payload,) = asyncio.run(scenario())
+
+    assert Event.from_payload(payload).status is Status.TIMEOUT
+
+
 def test_it_never_raises(sandbox: Sandbox, mocker: Any) -> None:
     """A trigger that raises fails its task without a reason; the text of an unknown error may hold secrets."""
     mocker.patch.object(triggers, "WaitEngine", side_effect=RuntimeError("sandbox-password"))

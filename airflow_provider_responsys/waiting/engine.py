@@ -68,8 +68,8 @@ class WaitEngine:
         self._max_in_flight = max_in_flight
         self._alone: set[str] = set()
         """Requests that are polled by themselves: a poll of several did not answer for them."""
-        self._answered = False
-        """Whether Responsys has said anything of any request."""
+        self._answered = state.results.finished > 0
+        """Whether Responsys has said anything of any request, this wait's earlier parts included."""
         self._not_found: set[str] = set()
         self._not_believed: dict[str, int] = {}
         self._believes_all = waited >= sum(NOT_BELIEVED) * poll_interval
@@ -79,7 +79,8 @@ class WaitEngine:
     @property
     def ended(self) -> bool:
         """Whether nothing is open, and nothing in flight."""
-        return not (self.schedule or self.in_flight)
+        # What the ledger has told of stays in the schedule until it would be polled.
+        return not (self.in_flight or (self.schedule and self.state.open))
 
     @property
     def next_at(self) -> float:

@@ -24,12 +24,14 @@ class SharedLimit:
         self.pace = paced(limit, clock())
         self.is_known = False
         """Whether the limit is the account's own, or set, and no default."""
+        self.reached = 0
+        """Where the turns are: what the wait that sent the last poll had been served before it."""
         self._shares: WeakSet[Share] = WeakSet()
 
     def join(self) -> "Share":
         """Return the share of one more wait."""
         share = Share(self)
-        share.served = min((other.served for other in self._shares), default=0)
+        share.served = self.reached
         self._shares.add(share)
         return share
 
@@ -46,10 +48,9 @@ class SharedLimit:
         others = [other for other in self._shares if other is not share and other.is_waiting(now)]
         return max(0, 1 + min(other.served for other in others) - share.served) if others else 1_000_000
 
-    def catch_up(self, share: "Share", now: float) -> None:
+    def catch_up(self, share: "Share") -> None:
         """Let *share*, which had nothing to send for a while, claim nothing for that time."""
-        others = [other.served for other in self._shares if other is not share and other.is_waiting(now)]
-        share.served = max(share.served, min(others, default=share.served))
+        share.served = max(share.served, self.reached)
 
 
 class Share:
@@ -83,13 +84,15 @@ class Share:
     def wants(self, at: float) -> None:
         """Take note of when this wait has its next poll to send: infinity where it has none."""
         now = self._of.clock()
-        if at <= now < self._wants_at:
-            self._of.catch_up(self, now)
+        if at <= now and self._wants_at > self._heard_at:  # it had nothing to send when it was last heard of
+            self._of.catch_up(self)
         self._wants_at, self._heard_at = at, now
 
     def is_waiting(self, now: float) -> bool:
         """Tell whether this wait has a poll to send *now*."""
-        return self._wants_at <= now and now - max(self._heard_at, self._wants_at) < UNHEARD_OF
+        # Of a wait whose turn it is not yet, nothing is heard for as long as a poll takes to become due.
+        silence = max(UNHEARD_OF, 2 * self._of.pace.spacing)
+        return self._wants_at <= now and now - max(self._heard_at, self._wants_at) < silence
 
     def slots(self, now: float) -> int:
         """Return how many polls may leave at once *now*."""
@@ -98,6 +101,7 @@ class Share:
 
     def take(self, now: float) -> None:
         """Count a poll that leaves *now*."""
+        self._of.reached = max(self._of.reached, self.served)
         self.served += 1
         self._of.pace.take(now)
 

@@ -69,7 +69,8 @@ class WaitState:
         self.sizes = {**self.sizes, **records.sizes}
         self.accepted_at = records.accepted_at
         self.asked = self.asked or tuple(self.open)
-        if all(map(records.knows, self.asked)):
+        # A trigger that was given what is open does not know what the others were for.
+        if len(self.asked) == self.results.total and all(map(records.knows, self.asked)):
             self.recipients = sum(records.sizes[request_id] for request_id in self.asked)
         found = Results()
         for request_id in list(self.open):

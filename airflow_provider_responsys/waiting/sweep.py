@@ -1,5 +1,6 @@
 """A short look from a worker: one poll after the other, none of them twice."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,6 +10,9 @@ from airflow_provider_responsys.protocol.polling import Outcome
 from airflow_provider_responsys.waiting.engine import WaitEngine
 from airflow_provider_responsys.waiting.schedule import PASSING
 from airflow_provider_responsys.waiting.telling import Observer, log_outcomes
+
+LAST_LOOK = 10.0
+"""Seconds that a look has at the deadline, when all may be there by then."""
 
 Ask = Callable[[Sequence[str], float], Mapping[str, Outcome]]
 """Polls some requests, so many seconds from now."""
@@ -25,18 +29,26 @@ def sweep(
     observer: Observer,
     record: Record,
     most: int | None = None,
+    seconds: float = math.inf,
     stop_at_open: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Poll what is due now, in at most *most* polls; what may pass ends the look, and what will not is raised.
 
-    With *stop_at_open* the look ends at the first request that is still open.
+    The wait ends in so many *seconds*: no poll leaves later, but those of a last look
+    of `LAST_LOOK`. With *stop_at_open* the look ends at the first request that is
+    still open.
     """
     began = clock()
+    until = began + max(seconds, LAST_LOOK)
     polls = 0
     while engine.schedule and engine.schedule.due <= began and (most is None or polls < most):
         leaves = max(clock(), engine.next_at)
-        (ids,) = engine.take(leaves, most=1)
+        if leaves > until:
+            return
+        if not (taken := engine.take(leaves, most=1)):
+            return  # what was left had ended, as the ledger told since the last look
+        (ids,) = taken
         polls += 1
         try:
             outcomes = ask(ids, max(0.0, leaves - clock()))
