@@ -2,7 +2,7 @@
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from secrets import randbits
@@ -111,6 +111,7 @@ class Beginning:
             begin = partial(self._begin, known=known, plan=plan)
             begun = self._database.attempt(begin, seconds=MUCH if plan.restart else None)
             if begun:
+                begun = self._keep_up(plan, begun)
                 self._tell(plan, begun)
                 return begun
         raise LedgerFailed("Other tries of this task begin at the same time: let one of them run, and try again")
@@ -126,11 +127,7 @@ class Beginning:
         cleared = self._mine.max_tries != (self._mine.retries if newest.max_tries is None else newest.max_tries)
         restart = self._mine.on_clear == "restart" and (self._is_of_a_clear if newest.max_tries is None else cleared)
         if newest.count > point.count and not restart:
-            raise StateLost(
-                f"The ledger's database was put back to an older state, or lost its record: it knows {point.count} "
-                f"commits of this task's claims, and Airflow's task state knows {newest.count}. Who was pushed since "
-                f"then can't be told, so nothing is sent. {WHAT_TO_DO}"
-            )
+            raise _put_back(point.count, newest.count)
         if known is None and not restart:
             self._check_first()
         return Plan(newest, cleared, restart)
@@ -166,6 +163,26 @@ class Beginning:
             + ", so nothing is sent: who was pushed can't be told. Point ledger_conn_id to the database that the "
             'earlier tries used; or, if all recipients may be pushed again, set on_clear="restart" and clear the task.'
         )
+
+    def _keep_up(self, plan: Plan, begun: Begun) -> Begun:
+        """Return *begun* as far as the marks say by now; raise `StateLost` where they are ahead of the tables.
+
+        Until this try stood in the tables, an earlier start could claim, mark and post;
+        a database that was put back since lacks that claim.
+        """
+        count = self._marks.newest(begun.point).count if self._marks else begun.point.count
+        if count <= begun.point.count:
+            return begun
+        if not plan.restart:
+            raise _put_back(begun.point.count, count)
+        self._database.attempt(partial(self._count_on, begun=begun, count=count))
+        return replace(begun, point=replace(begun.point, count=count))
+
+    def _count_on(self, connection: Connection, begun: Begun, count: int) -> None:
+        """Let the commits of this try be counted from *count*: no mark of an earlier start is taken for one of them."""
+        mine = (task_instances.c.id == begun.task_instance_id, task_instances.c.current_try_id == begun.try_id)
+        if connection.execute(update(task_instances).where(*mine).values(claim_count=count)).rowcount != 1:
+            raise Fenced(REPLACED)
 
     def _tell(self, plan: Plan, begun: Begun) -> None:
         """Log what the try goes on from, and mark outside of the database that it began."""
@@ -311,6 +328,15 @@ class Beginning:
         ).first()
         if elsewhere:
             raise SettingsChanged(changes({"send_key": elsewhere.send_key}, {"send_key": self._mine.send_key}))
+
+
+def _put_back(known: int, marked: int) -> StateLost:
+    """Return the error for tables that lack commits that the marks tell of."""
+    return StateLost(
+        f"The ledger's database was put back to an older state, or lost its record: it knows {known} commits of this "
+        f"task's claims, and Airflow's task state knows {marked}. Which recipients the others pushed can't be told, so "
+        f"nothing is sent. {WHAT_TO_DO}"
+    )
 
 
 def _new_id(result: "CursorResult[Any]") -> int:

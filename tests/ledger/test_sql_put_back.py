@@ -382,6 +382,59 @@ def test_a_database_that_is_put_back_under_a_beginning_closes_the_send(
         begun(ledger)
 
 
+def claimed_and_put_back(database: SqlPlace, old: SqlLedger, new: SqlLedger, mocker: MockerFixture) -> None:
+    """Let *old* claim when *new* has read the marks, and the database lose that claim before *new* writes.
+
+    Airflow may start one try twice under one id: its state store refuses the writes of neither.
+    """
+    before = database.snapshot()
+    assert new._marks
+    old._marks = new._marks
+    real, first = new._marks.newest, iter([True])
+
+    def newest(known: Point) -> Point:
+        found = real(known)
+        if next(first, False):
+            send(old, 7)
+            database.put_back(before)
+        return found
+
+    mocker.patch.object(new._marks, "newest", side_effect=newest)
+
+
+def test_a_claim_that_is_marked_and_put_back_under_a_beginning_closes_the_send(
+    database: SqlPlace, mocker: MockerFixture
+) -> None:
+    """The tables are as they were seen, and the marks are not: the earlier try has pushed since."""
+    old = begun(database.open(1))
+    send(old, 1)
+    new = database.open(2)
+    claimed_and_put_back(database, old, new, mocker)
+
+    with pytest.raises(StateLost, match=r"put back .* knows 1 commits .* knows 2"):
+        begun(new)
+    with pytest.raises(StateLost, match="put back"):
+        begun(database.open(3))
+
+
+def test_a_restart_goes_on_from_a_claim_that_is_put_back_as_it_begins(
+    database: SqlPlace, mocker: MockerFixture
+) -> None:
+    """It forgets claims anyway; its own commits count on from the marks, so that they are told from those before."""
+    old = begun(database.open(1))
+    send(old, 1)
+    new = database.open(2, max_tries=4, on_clear="restart")
+    claimed_and_put_back(database, old, new, mocker)
+
+    begun(new)
+    send(new, 8)
+
+    counts = [row["claim_count"] for row in database.rows(task_instances)]
+    assert counts == [3]
+    [batch] = begun(database.open(3, max_tries=4, on_clear="restart")).earlier()
+    assert batch.fingerprints == people(80)
+
+
 def test_a_try_does_not_look_again_for_ever(database: SqlPlace, mocker: MockerFixture) -> None:
     """Where one after the other begins, none of them is the newest for long."""
     ledger = database.open(2, may_have_claimed=False)
