@@ -20,6 +20,7 @@
     ├── SourceFailed           the recipients could not be read
     ├── LedgerFailed           what was sent before can't be read, or recorded
     │   ├── LedgerUnreachable  the ledger's database is away: it may pass
+    │   ├── NotInLedger        it has no such request
     │   ├── StateLost          the record of an earlier try is gone
     │   ├── SettingsChanged    an earlier try identified recipients in another way
     │   └── Fenced             another try has taken this one's place
@@ -140,6 +141,10 @@ class LedgerFailed(ResponsysError):
 
 class LedgerUnreachable(LedgerFailed):
     """The ledger's database could not be reached, or did not answer: it may do so later."""
+
+
+class NotInLedger(LedgerFailed):
+    """The ledger has no such request: it was pruned, or is another task's."""
 
 
 class StateLost(LedgerFailed):

@@ -61,6 +61,8 @@ MAX_RUNS = 200
 
 PUSH_OPERATOR = ("airflow_provider_responsys.operators", "TriggerPushOperator")
 
+FAILED_STATES = ["failed", "upstream_failed"]
+
 MOST_PROBLEMS = 3
 """Of so many pushes it is told why they failed."""
 
@@ -361,35 +363,41 @@ class PushRequestSensor(PokesInTime, BaseSensorOperator):
         """Return why the pushes that are waited for failed, as their outputs and Airflow say."""
         if not self.fail_with_push:
             return []
-        told = list(self._asked.problems) if self._asked else []
+        failed, left = self._failed_pushes(context)
+        told = list(self._asked.problems if self._asked else ()) or ([] if self._is_one_of_many(context) else left)
         more = f", and {len(told) - MOST_PROBLEMS} more" if len(told) > MOST_PROBLEMS else ""
         found = [f"the push failed: {'; '.join(told[:MOST_PROBLEMS])}{more}"] if told else []
-        if (silent := self._failed_pushes(context) - len(told)) > 0:
-            found.append(f"{silent} upstream pushes failed and left no output: look at their logs")
+        if failed > len(left):
+            found.append(f"{failed - len(left)} upstream pushes failed and left no output: look at their logs")
         return found
 
-    def _failed_pushes(self, context: "Context") -> int:
-        """Return how many direct upstream pushes, mapped ones counted one by one, have failed."""
+    def _failed_pushes(self, context: "Context") -> tuple[int, list[str]]:
+        """Return how many direct upstream pushes, mapped ones counted one by one, failed, and the problems they left.
+
+        Of the pushes in its own mapped task group, a wait sees the one at its own map
+        index. Of all others, each wait would see the same: the first one tells.
+        """
         ti = context.get("ti")
         pushes = [task for task in self.upstream_list if is_push(task)] if ti else []
         if ti is None or not pushes:
-            return 0
-        place = ti.map_index if ti.map_index is not None and ti.map_index >= 0 else None
-        group = self.get_closest_mapped_task_group()
-        # A mapped sensor is of one item of a list: of the pushes in its own mapped task group, and not of all.
-        if place is not None:
-            pushes = [task for task in pushes if group and task.get_closest_mapped_task_group() == group]
-        if not pushes:
-            return 0
-        return int(
-            ti.get_ti_count(
-                dag_id=ti.dag_id,
-                map_index=place,
-                task_ids=[task.task_id for task in pushes],
-                run_ids=[ti.run_id],
-                states=["failed", "upstream_failed"],
-            )
-        )
+            return 0, []
+        group, place = self.get_closest_mapped_task_group(), -1 if ti.map_index is None else ti.map_index
+        beside = [task.task_id for task in pushes if group and task.get_closest_mapped_task_group() == group]
+        others = [task.task_id for task in pushes if task.task_id not in beside]
+        failed, left = 0, list[str]()
+        run: dict[str, Any] = {"dag_id": ti.dag_id, "run_ids": [ti.run_id], "states": FAILED_STATES}
+        if beside:
+            failed += ti.get_ti_count(map_index=place, task_ids=beside, **run)
+            left += filter(None, ti.xcom_pull(task_ids=beside, key="problem", map_indexes=place))
+        if others and place <= 0:
+            failed += ti.get_ti_count(task_ids=others, **run)
+            left += filter(None, ti.xcom_pull(task_ids=others, key="problem"))
+        return failed, left
+
+    def _is_one_of_many(self, context: "Context") -> bool:
+        """Return whether this wait is of one item of a list, and not in a mapped task group."""
+        ti = context.get("ti")
+        return bool(ti and ti.map_index is not None and ti.map_index >= 0 and not self.get_closest_mapped_task_group())
 
     def _time_out(self, context: "Context", state: WaitState) -> NoReturn:
         results = state.results

@@ -465,7 +465,7 @@ def test_a_ledger_that_fails_while_polling_is_told_later(
 
     async def scenario() -> Any:
         ending = asyncio.ensure_future(anext(aiter(trigger.run())))
-        while "can't be reached" not in caplog.text or not only_late_is_open():  # noqa: ASYNC110 -- nobody tells
+        while "can't be reached" not in caplog.text or not only_late_is_open():  # noqa: ASYNC110 -- nothing tells
             await asyncio.sleep(0.01)
         switch.writes_down = False
         sandbox.plan(Fault("poll", "purged", nth=1))
@@ -509,7 +509,7 @@ def test_a_trigger_waits_for_a_ledger_that_is_down(
 
     async def scenario() -> Any:
         ending = asyncio.ensure_future(anext(aiter(trigger.run())))
-        while "can't be read" not in caplog.text:  # noqa: ASYNC110 -- nobody tells
+        while "can't be read" not in caplog.text:  # noqa: ASYNC110 -- nothing tells
             await asyncio.sleep(0.01)
         switch.down = False
         return (await ending).payload
@@ -552,11 +552,11 @@ def test_answers_are_read_whether_or_not_the_ledger_can_be(
 
     async def scenario() -> Any:
         ending = asyncio.ensure_future(anext(aiter(trigger.run())))
-        while sandbox.counts["polled ids"] < 6:  # noqa: ASYNC110 -- nobody tells
+        while sandbox.counts["polled ids"] < 6:  # noqa: ASYNC110 -- nothing tells
             await asyncio.sleep(0.01)
         down = states() if not switch.down else caplog.text.count("can't be reached")
         switch.down = False
-        while states().count(State.FINISHED) < 2:  # noqa: ASYNC110 -- nobody tells
+        while states().count(State.FINISHED) < 2:  # noqa: ASYNC110 -- nothing tells
             await asyncio.sleep(0.05)
         sandbox.clock.advance(1000.0)
         return down, (await ending).payload
@@ -626,7 +626,6 @@ class Denied(Exception):
     sqlstate = "42501"
 
 
-@pytest.mark.xfail(reason="a write that is refused for good is logged, and the outcome dropped", strict=True)
 def test_a_ledger_that_takes_no_outcomes_fails_the_wait_at_its_end(
     sandbox: Sandbox, sqlite: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -648,6 +647,31 @@ def test_a_ledger_that_takes_no_outcomes_fails_the_wait_at_its_end(
     found = run(trigger)
 
     assert (found.status, found.results.recipients_succeeded) == (Status.ERROR, 2)
+
+
+def test_a_worker_whose_ledger_takes_no_outcomes_fails_at_its_end(
+    sandbox: Sandbox, sqlite: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the trigger does."""
+    push = sent(["C1"], ["C2"])
+
+    def before(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("UPDATE"):
+            raise ProgrammingError("an update", {}, Denied("permission denied for table responsys_batches"))
+
+    def reading(ledger_conn_id: str) -> Engine:
+        engine = ledger_engine(ledger_conn_id)
+        event.listen(engine, "before_cursor_execute", before)
+        return engine
+
+    monkeypatch.setattr(sensors, "ledger_engine", reading)
+
+    waiting = sensor(push, **MODES["poke"])
+    with pytest.raises(AirflowFailException, match="outcomes were not written to the ledger"):
+        waiting.execute({})
+
+    assert waiting._state is not None
+    assert waiting._state.results.recipients_succeeded == 2
 
 
 def test_a_sensor_whose_ledger_is_down_lets_the_trigger_go_on(sandbox: Sandbox, sqlite: str, switch: Switch) -> None:
@@ -798,7 +822,7 @@ def test_no_connection_is_held_while_nothing_is_written(
 
     async def scenario() -> Any:
         ending = asyncio.ensure_future(anext(aiter(trigger.run())))
-        while State.FINISHED not in await asyncio.to_thread(states) or held():  # noqa: ASYNC110 -- nobody tells
+        while State.FINISHED not in await asyncio.to_thread(states) or held():  # noqa: ASYNC110 -- nothing tells
             await asyncio.sleep(0.05)
         seen.append(held())
         sandbox.clock.advance(1000.0)
@@ -821,7 +845,7 @@ def test_a_stopped_trigger_leaves_the_ledger(sandbox: Sandbox, ledger: str, swit
 
     async def stopped(waiting: PushRequestTrigger) -> int:
         ending = asyncio.ensure_future(anext(aiter(waiting.run())))
-        while State.FINISHED not in await asyncio.to_thread(states):  # noqa: ASYNC110 -- nobody tells
+        while State.FINISHED not in await asyncio.to_thread(states):  # noqa: ASYNC110 -- nothing tells
             await asyncio.sleep(0.01)
         ending.cancel()
         await asyncio.gather(ending, return_exceptions=True)

@@ -649,7 +649,7 @@ def test_it_leaves_nothing_behind_when_it_is_stopped(sandbox: Sandbox) -> None:
 
     async def stopped() -> int:
         event = asyncio.ensure_future(anext(aiter(waiting.run())))
-        while not (waiting._watch and waiting._watch._polls):  # noqa: ASYNC110 -- nobody tells when a question leaves
+        while not (waiting._watch and waiting._watch._polls):  # noqa: ASYNC110 -- nothing tells when a poll leaves
             await asyncio.sleep(0.01)
         event.cancel()
         await asyncio.gather(event, return_exceptions=True)

@@ -162,7 +162,7 @@ def test_a_memory_that_fails_costs_a_new_beginning_only(sandbox: Sandbox, caplog
 
 
 @pytest.mark.parametrize("value", ["nonsense", "[]", '{"of": 3}', '{"deadline": 1}', 7])
-def test_what_somebody_else_wrote_is_no_memory(value: Any, sandbox: Sandbox) -> None:
+def test_a_value_of_another_writer_is_no_memory(value: Any, sandbox: Sandbox) -> None:
     """The wait begins anew."""
     store = Store()
     store.values[KEY] = value

@@ -14,7 +14,7 @@ from sqlalchemy import delete, exists, func, insert, select, update
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.sql import ColumnElement
 
-from airflow_provider_responsys.errors import LedgerFailed
+from airflow_provider_responsys.errors import LedgerFailed, NotInLedger
 from airflow_provider_responsys.ledger.interface import FINGERPRINT_BYTES
 from airflow_provider_responsys.ledger.sql_schema import MUCH, Database
 from airflow_provider_responsys.ledger.sql_tables import (
@@ -89,7 +89,7 @@ class Records:
         send = select(sends.c.id).where(sends.c.send_hash == digest(send_key)).scalar_subquery()
         written = update(batches).where(batches.c.request_id == request_id, batches.c.send_id == send).values(outcome)
         if self._database.attempt(lambda connection: connection.execute(written).rowcount) == 0:
-            raise LedgerFailed(f"The ledger has no request {request_id} of send key {send_key!r}")
+            raise NotInLedger(f"The ledger has no request {request_id} of send key {send_key!r}")
 
     def outcomes(self, send_key: str) -> list[RequestOutcome]:
         """Return the outcomes recorded so far: a restarted poller goes on from them."""

@@ -61,7 +61,11 @@ class LedgerLook:
         self.records.note(outcomes)
         if not self.unread and (failure := self.records.write()):
             self.unread = failure
-            self._log.warning("The ledger can't be written at the moment, trying again later: %s", failure)
+            if isinstance(failure, LedgerUnreachable):
+                self._log.warning("The ledger can't be written at the moment, trying again later: %s", failure)
+            else:
+                self.refused = failure
+                self._log.error("The ledger takes no outcomes: %s. The wait goes on, then fails", failure)
 
     def task_instances(self, state: WaitState) -> list[str]:
         """Return the task instances by which the ledger finds exactly what was asked for, if there are such."""

@@ -149,6 +149,9 @@ class Recorder:
                 failure = await self._call(records.write)
             except LedgerFailed as error:
                 failure = error
+            if failure and not isinstance(failure, LedgerUnreachable):
+                self.refused = failure
+                break
             if failure is None or wait is None or loop.time() + wait >= self._deadline:
                 break
             await asyncio.sleep(wait)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
-from airflow_provider_responsys.errors import LedgerFailed, LedgerUnreachable
+from airflow_provider_responsys.errors import LedgerFailed, NotInLedger
 from airflow_provider_responsys.protocol.polling import (
     PURGED,
     ROWS_DIFFER,
@@ -110,10 +110,10 @@ class RequestRecords:
                 request_id, ending = self._unwritten[0]
                 try:
                     self._records.record_outcome(self._keys[request_id], request_id, **ending.as_arguments())
-                except LedgerUnreachable as error:
-                    return error
-                except LedgerFailed as error:
+                except NotInLedger as error:
                     self._log.warning("The outcome of request %s can't be written to the ledger: %s", request_id, error)
+                except LedgerFailed as error:
+                    return error
                 self._unwritten.popleft()
         return None
 

@@ -84,7 +84,7 @@ class SqlBeginning:
     def _complete(self) -> None:
         """Write the marks that are missing: an earlier try claimed, and was killed or refused before it could mark it.
 
-        Otherwise the next one would leave a gap behind, and nobody looks beyond a gap.
+        Otherwise the next one would leave a gap behind, and no try looks beyond a gap.
         """
         if self._marks:
             while self._marked and self._marks.get(committed(self._marked)) is None:
