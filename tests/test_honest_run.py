@@ -35,6 +35,16 @@ class Silent(TriggerPushOperator):
         raise RuntimeError("killed")
 
 
+class Dies(TriggerPushOperator):
+    """A push whose second shard dies without an output."""
+
+    def execute(self, context: Any) -> dict[str, Any]:
+        """Send, or die."""
+        if context["ti"].map_index == 1:
+            raise RuntimeError("killed")
+        return super().execute(context)
+
+
 def people(count: int) -> list[dict[str, str]]:
     """Return as many rows."""
     return [{"customer_id": f"C{number}"} for number in range(count)]
@@ -117,16 +127,6 @@ def test_ids_alone_do_not_hide_that_their_push_failed(sandbox: Sandbox, run_dag:
 
 def test_a_mapped_push_that_left_no_output_fails_the_wait(sandbox: Sandbox, run_dag: Runner) -> None:
     """Of three shards one died: the results of the others are counted, then the wait fails."""
-
-    class Dies(TriggerPushOperator):
-        """A push whose second shard dies without an output."""
-
-        def execute(self, context: Any) -> dict[str, Any]:
-            """Send, or die."""
-            if context["ti"].map_index == 1:
-                raise RuntimeError("killed")
-            return super().execute(context)
-
     arguments = defaults()
     del arguments["recipients"]
     with DAG("honest_mapped", schedule=None) as dag:
@@ -182,16 +182,6 @@ def test_a_mapped_wait_is_about_its_own_push(sandbox: Sandbox, run_dag: Runner) 
 
 def test_a_push_that_died_fails_its_mapped_wait(sandbox: Sandbox, run_dag: Runner) -> None:
     """Of three shards one died without an output: the waits are of two, and the run is no success."""
-
-    class Dies(TriggerPushOperator):
-        """A push whose second shard dies without an output."""
-
-        def execute(self, context: Any) -> dict[str, Any]:
-            """Send, or die."""
-            if context["ti"].map_index == 1:
-                raise RuntimeError("killed")
-            return super().execute(context)
-
     arguments = defaults()
     del arguments["recipients"]
     with DAG("honest_mapped_silent", schedule=None) as dag:
@@ -209,16 +199,6 @@ def test_a_push_that_died_fails_its_mapped_wait(sandbox: Sandbox, run_dag: Runne
 @pytest.mark.parametrize("which", ["output", "ids"])
 def test_in_a_mapped_task_group_each_wait_sees_its_own_push(which: str, sandbox: Sandbox, run_dag: Runner) -> None:
     """Of three groups one push died without an output, or left an answer in doubt: the wait beside it fails alone."""
-
-    class Dies(TriggerPushOperator):
-        """A push that dies in the second group."""
-
-        def execute(self, context: Any) -> dict[str, Any]:
-            """Send, or die."""
-            if which == "output" and context["ti"].map_index == 1:
-                raise RuntimeError("killed")
-            return super().execute(context)
-
     if which == "ids":
         sandbox.plan(Fault("push", "lost", when="after", nth=2))
     arguments = defaults()
@@ -227,7 +207,7 @@ def test_in_a_mapped_task_group_each_wait_sees_its_own_push(which: str, sandbox:
 
         @task_group
         def shard(rows: Any) -> None:
-            push = Dies(recipients=rows, **arguments)
+            push = (Dies if which == "output" else TriggerPushOperator)(recipients=rows, **arguments)
             output: Any = push.output
             push >> waiting(output if which == "output" else output["request_ids"])
 

@@ -626,6 +626,18 @@ class Denied(Exception):
     sqlstate = "42501"
 
 
+def read_only(ledger_conn_id: str) -> Engine:
+    """Return the engine of a role that may read, and not write."""
+
+    def before(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("UPDATE"):
+            raise ProgrammingError("an update", {}, Denied("permission denied for table responsys_batches"))
+
+    engine = ledger_engine(ledger_conn_id)
+    event.listen(engine, "before_cursor_execute", before)
+    return engine
+
+
 def test_a_ledger_that_takes_no_outcomes_fails_the_wait_at_its_end(
     sandbox: Sandbox, sqlite: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -633,16 +645,7 @@ def test_a_ledger_that_takes_no_outcomes_fails_the_wait_at_its_end(
     sandbox.plan(Fault("poll", "lost", nth=1))
     trigger = deferred(sensor(sent(["C1"], ["C2"])))
 
-    def before(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
-        if statement.startswith("UPDATE"):
-            raise ProgrammingError("an update", {}, Denied("permission denied for table responsys_batches"))
-
-    def reading(ledger_conn_id: str) -> Engine:
-        engine = ledger_engine(ledger_conn_id)
-        event.listen(engine, "before_cursor_execute", before)
-        return engine
-
-    monkeypatch.setattr(triggers, "ledger_engine", reading)
+    monkeypatch.setattr(triggers, "ledger_engine", read_only)
 
     found = run(trigger)
 
@@ -655,16 +658,7 @@ def test_a_worker_whose_ledger_takes_no_outcomes_fails_at_its_end(
     """As the trigger does."""
     push = sent(["C1"], ["C2"])
 
-    def before(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
-        if statement.startswith("UPDATE"):
-            raise ProgrammingError("an update", {}, Denied("permission denied for table responsys_batches"))
-
-    def reading(ledger_conn_id: str) -> Engine:
-        engine = ledger_engine(ledger_conn_id)
-        event.listen(engine, "before_cursor_execute", before)
-        return engine
-
-    monkeypatch.setattr(sensors, "ledger_engine", reading)
+    monkeypatch.setattr(sensors, "ledger_engine", read_only)
 
     waiting = sensor(push, **MODES["poke"])
     with pytest.raises(AirflowFailException, match="outcomes were not written to the ledger"):
