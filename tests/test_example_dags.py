@@ -110,7 +110,11 @@ def test_the_wait_reads_the_answers_of_a_push_that_failed_after_sending(
     assert states == {"push": "failed", "wait": "failed"}
     assert run.state == "failed"
     assert waited["requests"]["finished"] == 2
-    assert waited["recipients"]["succeeded"] == 241
+    # Which of three requests that leave together comes second differs.
+    accepted = run.get_task_instance("push").xcom_pull(task_ids="push", key="recipients")["accepted"]
+    outcomes = waited["recipients"]
+    assert accepted in (250, 400)
+    assert (outcomes["succeeded"] + outcomes["failed"], outcomes["unknown"]) == (accepted, 0)
     sandbox.assert_no_duplicates()
 
 
