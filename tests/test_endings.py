@@ -60,12 +60,12 @@ def test_a_report_exists_where_a_timeout_strikes_after_the_send(
     real = PushObserver.end
 
     def slow(observer: PushObserver, sent: Any) -> None:
-        time.sleep(4.0)
+        time.sleep(7.0)
         real(observer, sent)
 
     mocker.patch.object(PushObserver, "end", slow)
 
-    push = Push(run_dag, recipients=people(400), execution_timeout=timedelta(seconds=3))
+    push = Push(run_dag, recipients=people(400), execution_timeout=timedelta(seconds=6))
 
     assert isinstance(push.failures[0], AirflowTaskTimeout)
     assert len(sandbox.pushes) == 400

@@ -769,14 +769,14 @@ def test_a_task_that_is_told_to_stop_settles_what_came_back(sandbox: Sandbox, ru
 
 def test_a_task_ends_before_its_execution_timeout(sandbox: Sandbox, run_dag: RunDag) -> None:
     """It stops by itself, settled, and its next try goes on with the rest."""
-    sandbox.change(latency=0.2)
+    sandbox.change(latency=1.0)
 
-    push = Push(run_dag, recipients=people(4_000), max_in_flight=1, retries=9, execution_timeout=timedelta(seconds=3))
+    push = Push(run_dag, recipients=people(2_400), max_in_flight=1, retries=9, execution_timeout=timedelta(seconds=12))
 
     assert push.run.state == "success"
     assert push.ti.try_number > 1
     assert all("execution_timeout is near" in str(failure) for failure in push.failures)
-    assert push.recipients == {"read": 4_000, "accepted": 4_000}
+    assert push.recipients == {"read": 2_400, "accepted": 2_400}
     sandbox.assert_no_duplicates()
 
 
@@ -910,7 +910,7 @@ def test_a_report_exists_after_an_execution_timeout(
         max_in_flight=1,
         retry_for=1.0,
         retries=1,
-        execution_timeout=timedelta(seconds=6),
+        execution_timeout=timedelta(seconds=12),
     )
     released.set()
 

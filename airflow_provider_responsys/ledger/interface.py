@@ -112,6 +112,8 @@ class Ledger(Protocol):
     """Whether another try will find what this one wrote."""
     resumes: bool
     """Whether, as `begin` found, earlier tries of this task left claims that count."""
+    looks_ahead: bool
+    """Whether `commit` writes what is upcoming in advance: reading it costs memory."""
 
     def begin(self, identity: Mapping[str, str]) -> bytes:
         """Record durably that this try began; return the key to fingerprint recipients with.
@@ -143,7 +145,7 @@ class Ledger(Protocol):
         they are claimed like others.
 
         *upcoming* are the fingerprints of the batches that will probably be wanted next: a ledger
-        may write them in advance. They are no claims.
+        that `looks_ahead` writes them in advance. They are no claims.
 
         On return all of it is on disk; when it raises, none of *wanted* may be
         sent, and each of *settled* may or may not have been recorded. Where the

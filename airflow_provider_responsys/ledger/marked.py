@@ -22,6 +22,7 @@ class MarkedLedger:
         self._may_have_claimed = may_have_claimed
         self._marked: str | None = None
         self.durable = ledger.durable
+        self.looks_ahead = ledger.looks_ahead
         self.resumes = False
 
     def begin(self, identity: Mapping[str, str]) -> bytes:

@@ -16,6 +16,7 @@ class MemoryLedger:
 
     durable = False
     resumes = False
+    looks_ahead = False
 
     def __init__(self, *, try_number: int, may_have_claimed: bool | None = None) -> None:
         self._try_number = try_number

@@ -58,6 +58,7 @@ class SqlLedger:
 
     durable = True
     resumes = False
+    looks_ahead = False
 
     def __init__(
         self,

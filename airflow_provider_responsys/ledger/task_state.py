@@ -59,6 +59,7 @@ class TaskStateLedger:
 
     durable = True
     resumes = False
+    looks_ahead = True
 
     def __init__(
         self,

@@ -276,7 +276,7 @@ class Run:
         dues = {next(self._numbers): due for due in self._take(commit.claim)}
         wanted = [Wanted(number, due.batch.fingerprints, due.doubt) for number, due in dues.items()]
         self._ids.update((want.number, want.batch_id) for want in wanted)
-        upcoming = self._queue.upcoming() if wanted else ()
+        upcoming = self._queue.upcoming() if wanted and self._ledger.looks_ahead else ()
         try:
             claims = self._write(partial(self._ledger.commit, commit.settle, wanted, upcoming))
         except Exception as error:  # noqa: BLE001 -- whatever it is, nothing was claimed for certain; it is logged below

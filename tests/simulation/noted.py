@@ -30,6 +30,7 @@ class NotedLedger:
         self._attempt = attempt
         self._ledger = ledger
         self.durable = ledger.durable
+        self.looks_ahead = ledger.looks_ahead
         self.resumes = False
 
     def begin(self, identity: Mapping[str, str]) -> bytes:

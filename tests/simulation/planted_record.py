@@ -22,6 +22,7 @@ class Around:
     """The real ledger, for a bug at its interface."""
 
     durable = True
+    looks_ahead = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._ledger: Any = REAL.record(*args, **kwargs)

@@ -158,6 +158,7 @@ class SegmentLedger:
 
     durable = True
     resumes = False
+    looks_ahead = True
 
     def __init__(
         self,

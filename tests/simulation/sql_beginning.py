@@ -37,6 +37,7 @@ class SqlBeginning:
 
     durable = True
     resumes = False
+    looks_ahead = False
 
     def __init__(self, world: "World", store: SqlStore, attempt: "Attempt", marks: StateStore | None = None) -> None:
         self._world = world
