@@ -10,12 +10,12 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHo
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_3_PLUS
 
 from airflow_provider_responsys import __version__
-from airflow_provider_responsys.errors import InvalidRecipients, InvalidSettings, ResponsysError
+from airflow_provider_responsys.errors import InvalidRecipients, InvalidSettings, LoginFailed, ResponsysError
 from airflow_provider_responsys.protocol.account import Account, account_from
 from airflow_provider_responsys.protocol.call import authorized
 from airflow_provider_responsys.protocol.polling import Outcome, poll
 from airflow_provider_responsys.protocol.push import MAX_RECIPIENTS, Push, submit
-from airflow_provider_responsys.protocol.ratelimit import RateLimit, rate_limits
+from airflow_provider_responsys.protocol.ratelimit import RateLimit, push_limit, rate_limits
 from airflow_provider_responsys.protocol.wire import Conversation, Reply, Token
 from airflow_provider_responsys.recipients.fields import FieldSettings, MakeRecipient, recipient_maker
 from airflow_provider_responsys.recipients.optional import InvalidRow
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 READ_WAITS = (1.0, 5.0, 30.0)
 """Seconds to wait before a harmless read is tried again, beyond what Responsys asks for."""
 
-POLLS_PER_MINUTE = 200  # REST Throttling: the usual limit of a high-volume function
+USUAL_LIMIT = 200  # requests a minute. REST Throttling: the usual limit of a high-volume function
 
 T = TypeVar("T")
 
@@ -243,7 +243,30 @@ def mask_token(token: Token) -> None:
 
 def polls_per_minute(account: Account) -> int:
     """Return how many polls for results may be sent in a minute."""
-    return account.poll_requests_per_minute or POLLS_PER_MINUTE
+    return account.poll_requests_per_minute or USUAL_LIMIT
+
+
+def pushes_per_minute(hook: ResponsysHook, wanted: float | None) -> float:
+    """Return how many pushes may be sent in a minute: *wanted*, else the connection's, the account's, the usual."""
+    account = hook.account()
+    if configured := wanted or account.push_requests_per_minute:
+        return configured
+    try:
+        found = push_limit(hook.get_rate_limits(), account.family)
+    except LoginFailed:
+        raise
+    except ResponsysError as error:
+        hook.log.info("The account's limits could not be read: %s", error)
+        found = None
+    if found:
+        hook.log.info("Sending at most %d requests a minute (the account's limit)", found)
+    else:
+        hook.log.info(
+            "Sending at most %d requests a minute (default; the account's limit could not be read): "
+            "set push_requests_per_minute in the connection",
+            USUAL_LIMIT,
+        )
+    return found or USUAL_LIMIT
 
 
 @cache

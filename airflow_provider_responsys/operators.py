@@ -1,7 +1,6 @@
 """The operator that sends a push campaign to a list of recipients."""
 
 import math
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -10,21 +9,18 @@ from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal
 
-from airflow.providers.common.compat.sdk import AirflowFailException, BaseHook, BaseOperator, ObjectStoragePath
+from airflow.providers.common.compat.sdk import AirflowFailException, BaseHook, BaseOperator
 
 from airflow_provider_responsys.airflow_internals import RendersAside
 from airflow_provider_responsys.errors import (
     Fenced,
     InvalidRecipients,
     InvalidSettings,
-    LoginFailed,
     NotAllSent,
-    ResponsysError,
     SettingsChanged,
-    StateLost,
     code_of,
 )
-from airflow_provider_responsys.hooks import ResponsysHook, new_tracking_id
+from airflow_provider_responsys.hooks import ResponsysHook, new_tracking_id, pushes_per_minute
 from airflow_provider_responsys.ledger import tries
 from airflow_provider_responsys.ledger.fingerprint import fingerprinter
 from airflow_provider_responsys.ledger.memory import MemoryLedger
@@ -44,8 +40,7 @@ from airflow_provider_responsys.protocol.push import (
     push_request,
     submit,
 )
-from airflow_provider_responsys.protocol.ratelimit import push_limit
-from airflow_provider_responsys.protocol.sizes import runs
+from airflow_provider_responsys.push_reporter import PushReporter, write_doubts
 from airflow_provider_responsys.recipients.data import Rows, is_data
 from airflow_provider_responsys.recipients.fields import FieldSettings
 from airflow_provider_responsys.recipients.rows import Chunk, from_sequence
@@ -56,18 +51,16 @@ from airflow_provider_responsys.sending.engine import Delivery, Engine, Limits
 from airflow_provider_responsys.sending.gate import Gate
 from airflow_provider_responsys.sending.outcome import Resumed, Sent, doubt_lines
 from airflow_provider_responsys.sending.run import LOOK_UP, Halt, Inbox, Report, Run
+from airflow_provider_responsys.sending.settings import check_choices, check_numbers
 from airflow_provider_responsys.sending.source import Spooled
-from airflow_provider_responsys.sending.verdict import FINAL, doubt_line, judge, problem_of
+from airflow_provider_responsys.sending.verdict import FINAL, judge
 from airflow_provider_responsys.threads import Call, Pool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_responsys.ledger.interface import Ledger
 
-DEFAULT_REQUESTS_PER_MINUTE = 200  # REST Throttling: the usual limit of a high-volume function
 KILL_GRACE = 3.0
 """Seconds that a killed task waits for answers: Airflow sends SIGKILL five seconds after SIGTERM."""
 
@@ -230,9 +223,6 @@ class TriggerPushOperator(RendersAside, BaseOperator):
         self._stopped_early = False
         self._stop: Halt | None = None
         self._stopped_at = math.inf
-        self._known: Callable[[], Sent] | None = None
-        self._reporting: AbstractContextManager[Any] = nullcontext()  # Airflow copies operators, and no lock
-        self._reported = self._left_behind = False
 
     def take_rendered(self, fields: Iterable[str]) -> None:
         """Take the recipients out of the *fields* that Airflow stores and shows."""
@@ -244,24 +234,30 @@ class TriggerPushOperator(RendersAside, BaseOperator):
     def execute(self, context: "Context") -> dict[str, Any]:
         """Send the campaign; return who was accepted and who was not."""
         self._inbox = SimpleQueue()
-        self._stop, self._stopped_at, self._known = None, math.inf, None
-        self._reporting, self._reported, self._left_behind = threading.RLock(), False, False
+        self._stop, self._stopped_at = None, math.inf
         if self._stopped_early:
             self.on_kill()
+        reporter = PushReporter(
+            context,
+            self.log,
+            campaign_name=self.campaign_name,
+            send_key=send_key_of(context, self.send_key),
+            record="sql" if ledger_conn_id_of(self.ledger_conn_id) else "none",
+        )
         # Aside: Airflow's execution_timeout is raised on this thread, between any two instructions.
-        sender = Call(partial(self._execute, context, self._inbox))
+        sender = Call(partial(self._execute, context, self._inbox, reporter))
         Pool(1, "responsys-send").submit(sender)
         try:
             while not sender.wait(LOOK_UP):
                 if time.monotonic() > self._stopped_at + KILL_GRACE + LAST_SECONDS:
-                    self._leave_behind(context, NotAllSent("the task was told to stop"))
+                    reporter.leave_behind(NotAllSent("the task was told to stop"))
         except BaseException as error:
-            if not (sender.ended or self._left_behind):
+            if not (sender.ended or reporter.left_behind):
                 self._tell(Halt(NotAllSent("the task ran into its execution_timeout"), KILL_GRACE))
                 if not sender.wait(KILL_GRACE + LAST_SECONDS):
-                    self._leave_behind(context, error)
+                    reporter.leave_behind(error)
             if sender.returned:  # its result is no report of its own: Airflow pushes it only where a task succeeds
-                self._push(context, {**sender.result(), "problem": code_of(error)})
+                reporter.push({**sender.result(), "problem": code_of(error)})
             raise
         return sender.result()
 
@@ -276,15 +272,7 @@ class TriggerPushOperator(RendersAside, BaseOperator):
             self._stop, self._stopped_at = halt, time.monotonic()
             self._inbox.put(halt)
 
-    def _leave_behind(self, context: "Context", error: BaseException) -> None:
-        """Report what is known without the sender, which hangs, and raise *error*."""
-        with self._reporting:  # where the sender is about to report, its report is waited for, and is the only one
-            if not self._reported:
-                self._report_unsent(context, error)
-            self._left_behind = True
-        raise error
-
-    def _execute(self, context: "Context", inbox: Inbox) -> dict[str, Any]:
+    def _execute(self, context: "Context", inbox: Inbox, reporter: PushReporter) -> dict[str, Any]:
         """Send and report; raise what the task must fail with."""
         began = time.monotonic()
         try:
@@ -293,90 +281,88 @@ class TriggerPushOperator(RendersAside, BaseOperator):
                 # What can't be put into a request is found here, not on the way.
                 push_request(hook.account().family, self._push_settings(), ("{}",))
                 if self.plan_only or hook.account().dry_run:
-                    return self._plan(context, settings)
-                sent = self._send(context, hook, settings, inbox, began)
+                    return self._plan(settings, reporter)
+                sent = self._send(context, hook, settings, inbox=inbox, began=began, reporter=reporter)
         except Fenced:
             raise
         except FINAL as error:
-            self._report_unsent(context, error)
+            reporter.push_known(error)
             raise AirflowFailException(str(error)) from error
         except Exception as error:
-            self._report_unsent(context, error)
+            reporter.push_known(error)
             raise
-        return self._ended(context, sent)
+        return self._ended(sent, reporter)
 
-    def _ended(self, context: "Context", sent: Sent) -> dict[str, Any]:
+    def _ended(self, sent: Sent, reporter: PushReporter) -> dict[str, Any]:
         """Return the report of a send that has come to its end; push it and raise where the task must fail."""
-        self._tell_doubts(context, sent)
+        reporter.log_doubts(sent)
         report = sent.report
         if report.unwritten:
             self.log.warning("%d acceptances were not written to the ledger: %s", report.unwritten, report.stopped)
         verdict = judge(self.campaign_name, sent, on_in_doubt=self.on_in_doubt)
-        result = self._result(context, sent, problem=verdict.problem if verdict else None)
+        result = reporter.result(sent, problem=verdict.problem if verdict else None)
         # XCom does not tell the tries of a task apart: a try that was replaced must not write over its successor's.
         if isinstance(report.stopped, Fenced):
             raise report.stopped
         if verdict is None:
             return result
-        self._push(context, result)
+        reporter.push(result)
         failure = AirflowFailException if verdict.final else NotAllSent
         raise failure(verdict.message) from report.stopped
 
-    def _plan(self, context: "Context", settings: FieldSettings) -> dict[str, Any]:
+    def _plan(self, settings: FieldSettings, reporter: PushReporter) -> dict[str, Any]:
         """Read and check the source, and report what would be sent."""
         with Spool() as spool:
             self._fill(spool, MemoryLedger(try_number=1).begin({}), settings)
             self._check_count(spool)
             unsent = Sent.of(spool, Resumed(), Report(len(spool), not_sent=len(spool)))
-            return self._result(context, unsent, dry_run=True)
+            return reporter.result(unsent, dry_run=True)
 
     def _send(
-        self, context: "Context", hook: ResponsysHook, settings: FieldSettings, inbox: Inbox, began: float
+        self,
+        context: "Context",
+        hook: ResponsysHook,
+        settings: FieldSettings,
+        *,
+        inbox: Inbox,
+        began: float,
+        reporter: PushReporter,
     ) -> Sent:
         """Open the ledger, and send to the recipients whom no earlier try sent to."""
         ledger = self._ledger(context, hook.account().timeout + ANSWER_MARGIN)
         aside = Aside(inbox)
         try:
-            self._known = partial(_left_by_earlier_tries, ledger, aside)
+            reporter.known = partial(_left_by_earlier_tries, ledger, aside)
             key = aside.call(partial(ledger.begin, self._identity(hook, settings)))
             with Spool() as spool:
                 self._fill(spool, key, settings)
-                resumed = self._resume(context, spool, aside, ledger)
+                resumed = self._resume(context, spool, aside, ledger, reporter)
                 self._check_count(spool)
                 observer = self._observer(context, resumed)
                 left = len(spool) - resumed.here
                 report = Report(0)
                 if left or resumed.repeats:
                     engine = self._engine(hook, began, self._budget(spool, resumed))
-                    report = self._run(
+                    run = self._run(
                         hook, engine, spool, resumed, aside=aside, ledger=ledger, inbox=inbox, observer=observer
                     )
+                    reporter.known = lambda: Sent.of(spool, resumed, run.so_far())
+                    report = run.to_end()
                 sent = Sent.of(spool, resumed, report)
-                self._known = lambda: sent
+                reporter.known = lambda: sent
                 observer.end(sent)
                 if sent.doubts and self.in_doubt_path:
-                    self._write_doubts(self.in_doubt_path, doubt_lines(sent.doubts, spool))
+                    write_doubts(self.in_doubt_path, doubt_lines(sent.doubts, spool), self.log)
                 return sent
         except Exception as error:
-            self._look_back(error)
+            reporter.look_back(error)
             raise
         finally:
             aside.close(ledger.close)
 
-    def _look_back(self, error: Exception) -> None:
-        """Find out, while the ledger is open, what is known where a try fails with *error* before its send."""
-        known = None
-        try:
-            # A try that was replaced reports nothing, and a record that is lost may tell nothing.
-            if self._known and not isinstance(error, Fenced):
-                known = self._known()
-            if isinstance(error, StateLost) and known and not known.buckets.read:
-                known = None
-        except Exception:  # the failure that led here says more
-            self.log.exception("What earlier tries sent could not be read from the ledger")
-        self._known = (lambda: known) if known else None
-
-    def _resume(self, context: "Context", spool: Spool, aside: Aside, ledger: "Ledger") -> Resumed:
+    def _resume(
+        self, context: "Context", spool: Spool, aside: Aside, ledger: "Ledger", reporter: PushReporter
+    ) -> Resumed:
         """Leave out of *spool* what earlier tries sent; return what they did."""
         take_out = partial(spool.take_out, max_recipients=MAX_RECIPIENTS, max_bytes=self._most_bytes)
         again = Delivery(self.delivery) is Delivery.AT_LEAST_ONCE
@@ -388,7 +374,7 @@ class TriggerPushOperator(RendersAside, BaseOperator):
         resumed = Resumed.of(earlier, spool, take_out if again else None, first_try=first_try)
         unsent = Report.of_nothing_sent(len(spool) - resumed.here, resumed.repeats)
         known = Sent.of(spool, resumed, unsent)
-        self._known = lambda: known
+        reporter.known = lambda: known
         self._check_position(context, resumed)
         return resumed
 
@@ -403,10 +389,10 @@ class TriggerPushOperator(RendersAside, BaseOperator):
         ledger: "Ledger",
         inbox: Inbox,
         observer: PushObserver,
-    ) -> Report:
-        """Send what is left."""
+    ) -> Run:
+        """Return what sends to those who are left."""
         push, gate = self._push_settings(), Gate()
-        run = Run(
+        return Run(
             engine,
             spool.batches(max_recipients=MAX_RECIPIENTS, max_bytes=self._most_bytes),
             len(spool) - resumed.here,
@@ -421,8 +407,6 @@ class TriggerPushOperator(RendersAside, BaseOperator):
             aside=aside.pool,
             observer=observer,
         )
-        self._known = lambda: Sent.of(spool, resumed, run.so_far())
-        return run.to_end()
 
     def _observer(self, context: "Context", resumed: Resumed) -> PushObserver:
         """Return what counts the requests by their outcome, and shows how far the send is."""
@@ -431,63 +415,12 @@ class TriggerPushOperator(RendersAside, BaseOperator):
         note = TaskStateNote(context.get("task_state_store"), PUSH, self.log)
         return PushObserver(metrics, note, try_number=context["ti"].try_number, accepted_earlier=resumed.accepted)
 
-    def _write_doubts(self, path: str, lines: Iterable[str]) -> None:
-        """Write the recipients in doubt where the user asked for it. A failure changes nothing about what was sent."""
-        try:
-            with ObjectStoragePath(path).open("w", encoding="utf-8") as file:  # type: ignore[no-untyped-call]  # Airflow's own
-                file.writelines(f"{line}\n" for line in lines)
-        except Exception:  # whatever storage it is, and however it fails
-            self.log.exception("The recipients in doubt could not be written to %s", path)
-        else:
-            self.log.info("The recipients in doubt are written to %s", path)
-
     def _push_settings(self) -> Push:
         return Push(self.campaign_name, self.reference_data, self.message_expiration)
 
     @property
     def _most_bytes(self) -> int:
         return MAX_BODY - overhead(self._push_settings())
-
-    def _result(
-        self, context: "Context", sent: Sent, *, problem: str | None = None, dry_run: bool = False
-    ) -> dict[str, Any]:
-        """Return what the task reports."""
-        self.log.info("Campaign %s%s: %s", self.campaign_name, " (dry run)" if dry_run else "", sent.buckets)
-        return {
-            "campaign_name": self.campaign_name,
-            "send_key": send_key_of(context, self.send_key),
-            "dry_run": dry_run,
-            "request_ids": sent.request_ids,
-            "request_sizes": runs(sent.request_sizes),
-            "recipients": sent.buckets.as_dict(),
-            "problem": problem,
-        }
-
-    def _push(self, context: "Context", result: dict[str, Any]) -> None:
-        """Push the *result* of a try that fails."""
-        with self._reporting:
-            if self._left_behind:
-                return  # it is pushed already, and another try may have begun
-            for name, value in {**result, "return_value": result}.items():
-                context["ti"].xcom_push(key=name, value=value)
-            self._reported = True
-
-    def _tell_doubts(self, context: "Context", sent: Sent) -> None:
-        """Log each batch in doubt, and what a person types to resolve it."""
-        record: Literal["sql", "none"] = "sql" if ledger_conn_id_of(self.ledger_conn_id) else "none"
-        for doubt in sent.doubts:
-            self.log.error("%s", doubt_line(doubt, send_key_of(context, self.send_key), record))
-
-    def _report_unsent(self, context: "Context", error: BaseException) -> None:
-        """Push what is known where a try fails with *error* before, or beside, its send."""
-        try:
-            sent = self._known() if self._known else None
-            if sent:
-                self._tell_doubts(context, sent)
-            problem = problem_of(error, sent, first=context["ti"].try_number == 1)
-            self._push(context, self._result(context, sent or Sent.nothing(), problem=problem))
-        except Exception:  # the failure that led here says more
-            self.log.exception("What was sent could not be reported")
 
     def _check(self) -> FieldSettings:
         """Raise `InvalidSettings` for a parameter that can't be right; return how rows are read."""
@@ -496,22 +429,14 @@ class TriggerPushOperator(RendersAside, BaseOperator):
             raise InvalidSettings("give exactly one of recipients and sql")
         if self.sql is not None and not self.sql_conn_id:
             raise InvalidSettings("sql needs sql_conn_id, the connection to run it on")
-        for name, value, known in (
-            ("on_invalid", self.on_invalid, ("fail", "skip")),
-            ("delivery", self.delivery, tuple(Delivery)),
-            ("on_in_doubt", self.on_in_doubt, ("fail", "continue")),
-            ("on_clear", self.on_clear, ("resume", "restart")),
-        ):
-            if value not in known:
-                raise InvalidSettings(f"{name} is {value!r}; it takes {' or '.join(known)}")
-        if self.requests_per_minute is not None and self.requests_per_minute <= 0:
-            raise InvalidSettings(f"requests_per_minute is {self.requests_per_minute}; it takes a number above 0")
-        if self.max_in_flight < 1:
-            raise InvalidSettings(f"max_in_flight is {self.max_in_flight}; it takes a number above 0")
-        if not (0.0 <= self.max_in_doubt < 1.0 if isinstance(self.max_in_doubt, float) else self.max_in_doubt >= 1):
-            raise InvalidSettings(
-                f"max_in_doubt is {self.max_in_doubt}; it takes a count of recipients, 1 or more, or a share below 1.0"
-            )
+        check_choices(
+            on_invalid=self.on_invalid, delivery=self.delivery, on_in_doubt=self.on_in_doubt, on_clear=self.on_clear
+        )
+        check_numbers(
+            requests_per_minute=self.requests_per_minute,
+            max_in_flight=self.max_in_flight,
+            max_in_doubt=self.max_in_doubt,
+        )
         return FieldSettings(list_type=self.list_type, match_on=self.match_on, api_key=self.api_key)
 
     def _ledger(self, context: "Context", answer_within: float) -> "Ledger":
@@ -598,26 +523,11 @@ class TriggerPushOperator(RendersAside, BaseOperator):
             end=began + total - min(REPORT_SECONDS, total / 5),
             delivery=Delivery(self.delivery),
         )
-        return Engine(limits=limits, pace=Pace.at(self._limit(hook), time.monotonic()), budget=budget)
-
-    def _limit(self, hook: ResponsysHook) -> float:
-        """Return how many requests a minute may leave."""
-        account = hook.account()
-        if configured := self.requests_per_minute or account.push_requests_per_minute:
-            return configured
-        try:
-            found = push_limit(hook.get_rate_limits(), account.family)
-        except LoginFailed:
-            raise
-        except ResponsysError as error:
-            self.log.info("The account's limits can't be read (%s)", error)
-            found = None
-        self.log.info(
-            "Sending at most %d requests a minute (%s)",
-            found or DEFAULT_REQUESTS_PER_MINUTE,
-            "the account's limit" if found else "a guess: set push_requests_per_minute in the connection",
+        return Engine(
+            limits=limits,
+            pace=Pace.at(pushes_per_minute(hook, self.requests_per_minute), time.monotonic()),
+            budget=budget,
         )
-        return found or DEFAULT_REQUESTS_PER_MINUTE
 
 
 def _left_by_earlier_tries(ledger: "Ledger", aside: Aside) -> Sent:

@@ -14,7 +14,7 @@ PACKAGE = ROOT / NAME
 HOOKS = {"errors", "protocol", "transport", "recipients", "provider_info"}
 TRIGGERS = HOOKS | {"hooks", "ledgers", "metrics", "observers", "waiting"}
 SENSORS = TRIGGERS | {"triggers", "progress", "airflow_internals"}
-OPERATORS = SENSORS | {"sending", "ledger", "threads", "airflow_internals"}
+OPERATORS = SENSORS | {"sending", "ledger", "threads", "push_reporter"}
 
 MAY_IMPORT = {
     "": set(),  # the root
@@ -30,9 +30,11 @@ MAY_IMPORT = {
     "threads": set(),
     "sending": {"errors", "protocol", "recipients", "ledger", "threads"},
     "waiting": {"errors", "protocol", "ledger", "threads"},
+    "report": {"errors", "protocol", "ledger"},
     "metrics": {"errors", "protocol"},
     "progress": set(),
     "observers": {"errors", "protocol", "metrics", "progress", "sending"},  # of the last one, types alone
+    "push_reporter": {"errors", "protocol", "sending"},
     "hooks": HOOKS,
     "ledgers": {"errors", "ledger", "airflow_internals"},
     "triggers": TRIGGERS,
@@ -51,6 +53,7 @@ MEET_AIRFLOW = {
     "ledgers",
     "metrics",
     "operators",
+    "push_reporter",
     "sensors",
     "triggers",
     "decorators",

@@ -17,7 +17,7 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_provider_responsys import sensors
 from airflow_provider_responsys.errors import InvalidSettings, RequestsFailed
-from airflow_provider_responsys.hooks import POLLS_PER_MINUTE, ResponsysHook
+from airflow_provider_responsys.hooks import USUAL_LIMIT, ResponsysHook
 from airflow_provider_responsys.protocol import pace
 from airflow_provider_responsys.protocol.polling import Outcome
 from airflow_provider_responsys.protocol.results import Results
@@ -443,7 +443,7 @@ def test_a_limit_that_is_not_told_ends_no_look(
     assert sandbox.counts["poll"] == 4
     assert sandbox.counts["ratelimit"] == reads
     assert waiting._engine is not None
-    assert waiting._engine.pace.limit == POLLS_PER_MINUTE
+    assert waiting._engine.pace.limit == USUAL_LIMIT
 
 
 def test_a_limit_that_is_run_into_is_remembered_from_look_to_look(
