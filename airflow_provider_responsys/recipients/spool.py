@@ -49,6 +49,10 @@ HERE: Final = """
     SELECT position, fingerprint, body FROM recipient
     WHERE fingerprint = ? AND NOT EXISTS (SELECT 1 FROM left_out WHERE left_out.position = recipient.position)
 """
+IS_HERE: Final = """
+    SELECT max(NOT EXISTS (SELECT 1 FROM left_out WHERE left_out.position = recipient.position)) AS is_here
+    FROM recipient WHERE fingerprint = ? GROUP BY fingerprint
+"""
 STRANGERS: Final = """
     SELECT count(DISTINCT fingerprint) FROM recipient
     WHERE NOT EXISTS (SELECT 1 FROM known WHERE known.fingerprint = recipient.fingerprint)
@@ -77,6 +81,15 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.positions)
+
+
+@dataclass(frozen=True, slots=True)
+class SortedOut:
+    """Fingerprints by where they are: *here* and not left out, *known* (all in the source), or *vanished* from it."""
+
+    here: list[bytes] = field(default_factory=list)
+    known: list[bytes] = field(default_factory=list)
+    vanished: list[bytes] = field(default_factory=list)
 
 
 class Spool:
@@ -145,6 +158,17 @@ class Spool:
         """Leave out whom *fingerprints* name; return how many were here and not left out before."""
         with _on_disk(self._directory):
             return self._database.executemany(EXCLUDE, ((one,) for one in fingerprints)).rowcount
+
+    def sort_out(self, fingerprints: Sequence[bytes]) -> SortedOut:
+        """Return which of *fingerprints* are here, which are in the source, and which are not."""
+        found = SortedOut()
+        with _on_disk(self._directory):
+            for fingerprint in fingerprints:
+                is_here = self._database.execute(IS_HERE, (fingerprint,)).fetchone()
+                (found.known if is_here else found.vanished).append(fingerprint)
+                if is_here and is_here[0]:
+                    found.here.append(fingerprint)
+        return found
 
     def bodies_of(self, fingerprints: Iterable[bytes]) -> Iterator[str]:
         """Yield the body of each recipient whom *fingerprints* name, left out or not."""

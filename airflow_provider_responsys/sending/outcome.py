@@ -39,24 +39,16 @@ class Resumed:
     ) -> Self:
         """Take the recipients of *earlier* batches out of *spool*; with *take_out*, to send again what is in doubt."""
         resumed = cls(first_try=first_try)
+        doubts = []
         for batch in earlier:
-            size = len(batch.fingerprints)
-            # Until a person has cleared the task, all tries are of the same cycle, and need no number.
-            if batch.request_id is None and (first_try <= 1 or batch.try_number >= first_try):
-                resumed.lost_lately += size
-            if batch.request_id is None and take_out:
-                resumed._repeat(batch, take_out(batch.fingerprints))
-                continue
-            here = spool.exclude(batch.fingerprints)
-            resumed.here += here
-            resumed.vanished += size - here
             if batch.request_id is None:
-                resumed._doubt(batch, batch.fingerprints)
-                continue
-            resumed.accepted += size
-            if batch.request_id:  # none where a person settled the batch by hand
-                resumed.request_ids.append(batch.request_id)
-                resumed.request_sizes.append(size)
+                doubts.append(batch)
+            else:
+                resumed._accept(batch, spool)
+        # After all acceptances: a claim that was written late, for a request that never left, is no doubt
+        # about recipients whom another try has sent to meanwhile.
+        for batch in doubts:
+            resumed._take_doubt(batch, spool, take_out)
         return resumed
 
     @property
@@ -64,16 +56,34 @@ class Resumed:
         """Return how many recipients earlier tries left in doubt, whatever becomes of them."""
         return self.in_doubt + sum(len(due.batch) for due in self.repeats)
 
-    def _repeat(self, batch: Earlier, taken: Iterable[Batch]) -> None:
-        here: set[bytes] = set()
-        for again in taken:
-            self.repeats.append(Due(again, batch))
-            here.update(again.fingerprints)
+    def _accept(self, batch: Earlier, spool: Spool) -> None:
+        size = len(batch.fingerprints)
+        here = spool.exclude(batch.fingerprints)
+        known = len(spool.sort_out(batch.fingerprints).known) if here < size else size
+        self.here += here
+        self.vanished += size - known
+        self.accepted += size - (known - here)  # the others are in another batch, and counted there
+        if batch.request_id:  # none where a person settled the batch by hand
+            self.request_ids.append(batch.request_id)
+            self.request_sizes.append(size)
+
+    def _take_doubt(self, batch: Earlier, spool: Spool, take_out: TakeOut | None) -> None:
+        sorted_out = spool.sort_out(batch.fingerprints)
+        here, vanished = sorted_out.here, sorted_out.vanished
+        # Until a person has cleared the task, all tries are of the same cycle, and need no number.
+        if self.first_try <= 1 or batch.try_number >= self.first_try:
+            self.lost_lately += len(here) + len(vanished)
         self.here += len(here)
-        vanished = [fingerprint for fingerprint in batch.fingerprints if fingerprint not in here]
         self.vanished += len(vanished)
-        if vanished:
-            self._doubt(batch, vanished)
+        if take_out:
+            self.repeats += [Due(again, batch) for again in take_out(here)]
+            left = vanished
+        else:
+            spool.exclude(here)
+            counted = {*here, *vanished}
+            left = [one for one in batch.fingerprints if one in counted]
+        if left:
+            self._doubt(batch, left)
 
     def _doubt(self, batch: Earlier, fingerprints: Sequence[bytes]) -> None:
         self.in_doubt += len(fingerprints)

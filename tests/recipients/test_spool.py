@@ -43,6 +43,17 @@ def riids(spool: Spool, size: int = 200) -> list[list[int]]:
     return [[json.loads(body)["recipientId"] for body in batch.bodies] for batch in batches]
 
 
+def test_fingerprints_are_sorted_out_by_where_they_are(spool: Spool, fingerprint: Fingerprint) -> None:
+    """A row that repeats an earlier one is left out, and its recipient still here."""
+    spool.fill(people(1, 2, 1, 2), SETTINGS, fingerprint)
+    one, other = next(spool.batches(max_recipients=9, max_bytes=9_999)).fingerprints
+    spool.exclude([other])
+
+    found = spool.sort_out([other, b"elsewhere", one])
+
+    assert (found.here, found.known, found.vanished) == ([one], [other, one], [b"elsewhere"])
+
+
 def test_batches_in_source_order(spool: Spool, fingerprint: Fingerprint) -> None:
     """As full as they may be, with positions from 1 and the fingerprints to claim."""
     spool.fill(people(30, 20, 10), SETTINGS, fingerprint)

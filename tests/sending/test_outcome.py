@@ -90,6 +90,35 @@ def test_who_is_in_doubt_and_here_is_to_be_sent_to_again(spool: Spool) -> None:
     assert (buckets.read, buckets.accepted, buckets.in_doubt, buckets.duplicate) == (7, 5, 1, 1)
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_a_doubt_about_an_accepted_recipient_is_none(spool: Spool, again: bool) -> None:
+    """A claim that is written late, whose request never left: another try has sent to its recipients meanwhile."""
+    late = Earlier(of("c1", "c2"), None, SINCE, "try 1, batch 1")
+    accepted = Earlier(of("c2", "c3"), "id-1", SINCE, "try 2, batch 1")
+    twice = Earlier(of("c1"), None, SINCE, "try 2, batch 2")
+    take_out = partial(spool.take_out, max_recipients=200, max_bytes=10_000) if again else None
+
+    resumed = Resumed.of([late, accepted, twice], spool, take_out)
+
+    assert (resumed.accepted, resumed.here, resumed.vanished, resumed.lost_lately) == (2, 3, 0, 1)
+    assert [due.batch.fingerprints for due in resumed.repeats] == ([tuple(of("c1"))] if again else [])
+    assert [doubt.fingerprints for doubt in resumed.doubts] == ([] if again else [of("c1")])
+    assert [batch.fingerprints for batch in spool.batches(max_recipients=9, max_bytes=9_999)] == [tuple(of("c4", "c5"))]
+
+
+def test_a_recipient_accepted_twice_counts_once(spool: Spool) -> None:
+    """At least once: the answer to the first request may come when the second one has left."""
+    first, second = (
+        Earlier(of("c1", "gone"), "id-1", SINCE, "batch 1"),
+        Earlier(of("c1", "c2"), "id-2", SINCE, "batch 2"),
+    )
+
+    resumed = Resumed.of([first, second], spool)
+
+    assert (resumed.accepted, resumed.here, resumed.vanished) == (3, 2, 1)
+    assert resumed.request_sizes == [2, 2]
+
+
 def test_a_doubt_whose_people_have_more_to_say_now_is_sent_again_in_parts(spool: Spool) -> None:
     """Their optional data may have grown since: a request stays as small as any other."""
     doubt = Earlier(of("c1", "c2", "c3"), None, SINCE, "try 1, batch 2")

@@ -17,7 +17,7 @@ from airflow_provider_responsys.errors import (
 from airflow_provider_responsys.ledger.interface import Ledger
 from airflow_provider_responsys.protocol.pace import Pace
 from airflow_provider_responsys.protocol.push import Acceptance
-from airflow_provider_responsys.recipients.spool import Batch, Spool
+from airflow_provider_responsys.recipients.spool import Batch, SortedOut, Spool
 from airflow_provider_responsys.sending.budget import Budget
 from airflow_provider_responsys.sending.engine import Action, Delivery, Engine, Limits, Wait
 from airflow_provider_responsys.sending.outcome import Resumed, Sent
@@ -82,6 +82,7 @@ class Rows:
         self.invalid = 0
         self.duplicates = len(recipients) - len(seen)
         self.left = seen
+        self._all = frozenset(seen)
         self._fails = fails
 
     def __len__(self) -> int:
@@ -90,6 +91,14 @@ class Rows:
     def exclude(self, fingerprints: Sequence[bytes]) -> int:
         """Leave *fingerprints* out; return how many were here."""
         return sum(self.left.pop(fingerprint, None) is not None for fingerprint in fingerprints)
+
+    def sort_out(self, fingerprints: Sequence[bytes]) -> SortedOut:
+        """Return which of *fingerprints* are left, which were read, and which were not."""
+        return SortedOut(
+            [one for one in fingerprints if one in self.left],
+            [one for one in fingerprints if one in self._all],
+            [one for one in fingerprints if one not in self._all],
+        )
 
     def take_out(self, fingerprints: Sequence[bytes]) -> list[Batch]:
         """Leave *fingerprints* out; return who was here."""
@@ -163,6 +172,8 @@ class Attempt:
     """Which start of this try it is: Airflow may start one again whose process died."""
     noted: dict[int, Noted] = field(default_factory=dict)
     """What the ledger acknowledged, and was not told to release."""
+    moving: set[bytes] = field(default_factory=set)
+    """Recipients whom it wanted out of doubts, whether or not it was told that it has them."""
     unsure: set[int] = field(default_factory=set)
     """Batches that the ledger was asked to claim, without a yes."""
     until: float | None = None

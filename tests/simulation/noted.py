@@ -62,6 +62,7 @@ class NotedLedger:
                 noted.pop(answer.number, None)
         # An id that is drawn by chance would make each state another one.
         named = [replace(want, batch_id=attempt.id_of(want.number)) for want in wanted]
+        attempt.moving.update(one for want in wanted if want.doubt for one in want.fingerprints)
         try:
             claims = self._ledger.commit(settled, named, upcoming)
         except LedgerFailed:

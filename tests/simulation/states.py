@@ -42,6 +42,7 @@ def _attempt(attempt: "Attempt", now: float) -> Hashable:
         *(attempt.name, attempt.phase, attempt.outcome, attempt.asked, attempt.lost, attempt.halted),
         *(attempt.ledger_failed, attempt.alone, attempt.overtaken, attempt.left),
         tuple((number, noted.fingerprints, noted.request_id) for number, noted in attempt.noted.items()),
+        tuple(sorted(attempt.moving)),
     )
     if attempt.outcome is not None:
         return ended

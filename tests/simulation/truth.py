@@ -63,7 +63,7 @@ class Truth:
                 self.maybe[recipient] = attempt, number
             elif self._forgotten(attempt) or self._untold(attempt, other, recipient):
                 continue
-            elif other.task is attempt.task and self._may_repeat(other, batch) and again <= NO_ANSWER_TRIES:
+            elif other.task is attempt.task and self._may_repeat(other, batch, recipient) and again <= NO_ANSWER_TRIES:
                 if other is not attempt:
                     attempt.doubted.add(number)  # a refusal does not undo what the other may have done
                 self.maybe[recipient] = attempt, number
@@ -143,8 +143,14 @@ class Truth:
             for number, noted in attempt.noted.items():
                 if not there.issuperset(noted.fingerprints):
                     raise Broken("no claim missing", f"{attempt.name}, batch {number} is not in the record")
-                if noted.request_id and not accepted.issuperset(noted.fingerprints):
+                missing = set(noted.fingerprints) - accepted - self._moved(attempt)
+                if noted.request_id and missing:
                     raise Broken("no answer missing", f"{attempt.name}, batch {number} is in doubt in the record")
+
+    def _moved(self, attempt: Attempt) -> set[bytes]:
+        """Return whom a later try than *attempt* may have moved into a batch of its own, to send again."""
+        later = attempt.task.attempts[attempt.task.attempts.index(attempt) + 1 :]
+        return {one for other in later for one in other.moving}
 
     def _check_accepted(self, name: str, request_id: str, whom: Sequence[bytes]) -> None:
         pushed = self.requests.get(request_id, frozenset())
@@ -220,7 +226,9 @@ class Truth:
             claimed = {world.recipient(one) for found in records for batch in found for one in batch.fingerprints}
             for task in world.tasks:
                 last = task.attempts[-1]
-                forgotten = [each for each in last.source if each not in claimed and self._still_wanted(each)]
+                # A late write may release what the last try had to report as in doubt.
+                told = claimed | self._in_doubt(last)
+                forgotten = [each for each in last.source if each not in told and self._still_wanted(each)]
                 if forgotten and last.alone and not last.ledger_failed:
                     raise Broken("nobody forgotten", f"{task.name} succeeds without {forgotten}")
         self._check_calm()
@@ -228,6 +236,11 @@ class Truth:
         left = sum((self._recorded(task) or (0, 0))[1] for task in world.tasks)
         if left > bound and not world.put_backs:
             raise Broken("few in doubt", f"{left} recipients at the end, {self.troubles} troubles")
+
+    def _in_doubt(self, attempt: Attempt) -> set[int]:
+        """Return the recipients that *attempt* reported as in doubt."""
+        doubts = attempt.sent.doubts if attempt.sent else []
+        return {self._world.recipient(one) for doubt in doubts for one in doubt.fingerprints}
 
     def _still_wanted(self, recipient: int) -> bool:
         """Tell whether each task that had *recipient* still has.
@@ -271,13 +284,16 @@ class Truth:
         """
         return attempt.archived or (not attempt.current and self._world.setup.delivery is Delivery.AT_LEAST_ONCE)
 
-    def _may_repeat(self, other: Attempt, batch: int) -> bool:
-        """Tell whether whoever was in *other*'s *batch* may be pushed again."""
+    def _may_repeat(self, other: Attempt, batch: int, recipient: int) -> bool:
+        """Tell whether *recipient*, who was in *other*'s *batch*, may be pushed again."""
         if self._world.setup.delivery is Delivery.AT_MOST_ONCE:
             return False
         noted = other.noted.get(batch)
         # A database that was put back may have lost an answer and no claim: that is a doubt again.
-        return noted is None or noted.request_id is None or bool(self._world.put_backs)
+        if noted is None or noted.request_id is None or self._world.put_backs:
+            return True
+        # Moved before that answer came: where the try that moved it ends, it is in doubt again.
+        return recipient in map(self._world.recipient, self._moved(other))
 
     def _untold(self, attempt: Attempt, other: Attempt, recipient: int) -> bool:
         """Tell whether nothing could tell *attempt* that *other* had claimed *recipient*.
@@ -313,10 +329,9 @@ class Truth:
         found = self._world.store.read(task)
         if found is None:
             return None
-        counts = [0, 0]
-        for batch in found:
-            counts[batch.request_id is None] += len(batch.fingerprints)
-        return counts[0], counts[1]
+        accepted = {one for batch in found if batch.request_id is not None for one in batch.fingerprints}
+        claimed = {one for batch in found for one in batch.fingerprints}
+        return len(accepted), len(claimed - accepted)
 
 
 def _counts(attempt: Attempt, other: Attempt) -> bool:
