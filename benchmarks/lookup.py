@@ -25,8 +25,8 @@ from airflow_provider_responsys.ledger.interface import new_batch_id
 from airflow_provider_responsys.ledger.sql_records import Records
 from airflow_provider_responsys.ledger.sql_schema import ClaimRow, Database
 from airflow_provider_responsys.ledger.sql_tables import batches, digest, sends, task_instances, tries
-from benchmarks.ground import postgres
 from benchmarks.report import Report
+from tests.support.databases import postgres_databases
 
 MILLION = 1_000_000
 BATCH = 200  # recipients
@@ -40,7 +40,7 @@ Fingerprint = Callable[[str], bytes]
 def main(recipients: int = MILLION) -> None:
     """Fill both databases, look, and write the report."""
     report = Report("lookup", "What a person waits for at the SQL ledger", {"claims": recipients})
-    with tempfile.TemporaryDirectory() as folder, postgres() as server:
+    with tempfile.TemporaryDirectory() as folder, postgres_databases() as server:
         for number in SENDS:
             names = {"SQLite": f"sqlite:///{Path(folder) / f'ledger-{number}.db'}", "PostgreSQL": server(f"s{number}")}
             for name, url in names.items():

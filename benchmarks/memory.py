@@ -44,11 +44,12 @@ from airflow_provider_responsys.sending.engine import Engine, Limits
 from airflow_provider_responsys.sending.outcome import Resumed
 from airflow_provider_responsys.sending.run import Run
 from airflow_provider_responsys.transport.sync import Responsys
-from benchmarks.ground import apart, forget_highest, hook_at, postgres, resident, sandbox
+from benchmarks.ground import apart, forget_highest, hook_at, resident, sandbox
 from benchmarks.people import SELECT, bare, make_table
 from benchmarks.record import claim
 from benchmarks.report import Report
 from benchmarks.sender import CAMPAIGN, account_at
+from tests.support.databases import postgres_databases
 
 POSTGRES, SQLITE = 1_000_000, 5_000_000  # recipients
 SECONDS = 90.0  # of sending
@@ -96,7 +97,7 @@ def main(from_postgres: int = POSTGRES, from_sqlite: int = SQLITE, seconds: floa
         },
         baseline="fetchmany + json.dumps of the same rows, alone",
     )
-    with tempfile.TemporaryDirectory() as name, postgres() as address:
+    with tempfile.TemporaryDirectory() as name, postgres_databases() as address:
         folder = Path(name)
         for what, rows, source, ledgers in (
             ("PostgreSQL", from_postgres, address("people"), [address("first"), address("retry")]),

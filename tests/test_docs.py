@@ -1,13 +1,12 @@
 """The pages of the project: links that lead somewhere, and no word of what is not here."""
 
 import re
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.support.files import ROOT, tracked
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -17,22 +16,6 @@ ABSENT = re.compile(r"\b(HAERR|HAPOLL\w*|HAASYNC\w*|HAPUSH|AMPOLL|APUSH|CXA[13]|
 """Keys of sources, and documents, that are known to stand outside of the repository."""
 
 SUFFIXES = frozenset({".cfg", ".json", ".md", ".py", ".toml", ".txt", ".yml"})
-
-
-def tracked() -> Iterator[Path]:
-    """Yield the text files of the repository, or of an sdist that is no repository."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S607
-    inside = (ROOT / ".git").exists() and listed.returncode == 0
-    found = (
-        [ROOT / name for name in listed.stdout.split("\0") if name]
-        if inside
-        else [
-            path
-            for folder in ("airflow_provider_responsys", "docs", "example_dags", "tests", "benchmarks")
-            for path in (ROOT / folder).rglob("*")
-        ]
-    )
-    return (path for path in found if path.suffix in SUFFIXES and path.is_file() and path != Path(__file__))
 
 
 def headings(page: Path) -> dict[str, str]:
@@ -81,7 +64,9 @@ def test_a_relative_link_leads_to_a_file_and_a_heading(page: Path) -> None:
 
 def test_no_file_cites_a_document_that_is_not_here() -> None:
     """The project stands alone."""
-    found = {str(path.relative_to(ROOT)): cited for path in tracked() if (cited := absent_citations(path))}
+    texts = [path for path in tracked() if path.suffix in SUFFIXES and path != Path(__file__)]
+
+    found = {str(path.relative_to(ROOT)): cited for path in texts if (cited := absent_citations(path))}
 
     assert found == {}
 

@@ -15,11 +15,11 @@ from airflow_provider_responsys.observers import PushObserver
 from airflow_provider_responsys.operators import TriggerPushOperator
 from airflow_provider_responsys.push_reporter import PushReporter
 from airflow_provider_responsys.sandbox import Sandbox
-from tests.test_operators import Push, RunDag, check, people, sandbox  # noqa: F401 -- a fixture
+from tests.support.pushes import Push, RunDag, check, people
 
 
 def test_what_was_sent_is_reported_where_the_sender_hangs(
-    sandbox: Sandbox,  # noqa: F811 -- the fixture
+    sandbox: Sandbox,
     run_dag: RunDag,
     mocker: MockerFixture,
 ) -> None:
@@ -53,7 +53,7 @@ def test_what_was_sent_is_reported_where_the_sender_hangs(
 
 
 def test_a_report_exists_where_a_timeout_strikes_after_the_send(
-    sandbox: Sandbox,  # noqa: F811 -- the fixture
+    sandbox: Sandbox,
     run_dag: RunDag,
     mocker: MockerFixture,
 ) -> None:
@@ -76,7 +76,7 @@ def test_a_report_exists_where_a_timeout_strikes_after_the_send(
 
 @pytest.mark.parametrize("ends", ["stop", "timeout"])
 def test_a_report_exists_where_the_ledger_hangs_in_begin(
-    sandbox: Sandbox,  # noqa: F811 -- the fixture
+    sandbox: Sandbox,
     run_dag: RunDag,
     mocker: MockerFixture,
     ends: str,
@@ -113,7 +113,7 @@ def test_a_report_exists_where_the_ledger_hangs_in_begin(
 
 
 def test_one_report_is_written_where_the_sender_is_about_to_report(
-    sandbox: Sandbox,  # noqa: F811 -- the fixture
+    sandbox: Sandbox,
     run_dag: RunDag,
     mocker: MockerFixture,
 ) -> None:

@@ -71,6 +71,14 @@ HTTP = {
 }
 """Who may import an HTTP client."""
 
+BESIDE = {
+    NAME: set(),
+    "example_dags": {"example_dags"},  # the demo runs alone, so what it starts Airflow with stands beside it
+    "tests": {"example_dags", "tests.support"},
+    "benchmarks": {"benchmarks", "example_dags", "tests.support"},
+}
+"""A folder may import what its row has; of the folders in `tests`, each its own modules, too."""
+
 IMPURE = {
     "asyncio",
     "http.client",
@@ -136,6 +144,23 @@ def touches(names: set[str], forbidden: str) -> bool:
     return any(name == forbidden or name.startswith(f"{forbidden}.") for name in names)
 
 
+def astray(path: str, source: str) -> list[str]:
+    """Return what *source*, as the file at *path*, imports of the folders beside the package and may not."""
+    top, *below = Path(path).with_suffix("").parts
+    own = {f"tests.{below[0]}"} if top == "tests" and len(below) > 1 else set()
+    return [
+        name
+        for name in sorted(imports(source))
+        if name.partition(".")[0] in BESIDE.keys() - {NAME}
+        and (is_collected(name) or not any(touches({name}, allowed) for allowed in BESIDE[top] | own))
+    ]
+
+
+def is_collected(name: str) -> bool:
+    """Tell whether *name* is a test module or a conftest, or is inside one: pytest imports those, and nothing else."""
+    return any(part == "conftest" or part.startswith("test_") for part in name.split("."))
+
+
 def everywhere() -> pytest.MarkDecorator:
     """Run a test once for each of our modules."""
     return pytest.mark.parametrize("module", modules(), ids=lambda name: name or "(root)")
@@ -171,6 +196,53 @@ def test_the_protocol_does_nothing(module: str) -> None:
     if layer(module) == "protocol":
         found = imports(modules()[module].read_text())
         assert [name for name in sorted(IMPURE) if touches(found, name)] == []
+
+
+def test_what_stands_beside_the_package_imports_in_one_direction() -> None:
+    """Tests and benchmarks share `tests.support` alone, and no module imports a test module or a conftest."""
+    found = {path.relative_to(ROOT).as_posix(): path for top in BESIDE for path in (ROOT / top).rglob("*.py")}
+
+    wrong = {name: names for name, path in found.items() if (names := astray(name, path.read_text()))}
+
+    assert len(found) > len(modules())
+    assert wrong == {}
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        (f"{NAME}/hooks.py", "from tests.support import servers"),
+        (f"{NAME}/hooks.py", "import example_dags.demo"),
+        ("example_dags/demo/run.py", "from tests.support.servers import Proxy"),
+        ("benchmarks/ledger.py", "from tests.simulation.search import play"),
+        ("benchmarks/ledger.py", "from tests import simulation"),
+        ("benchmarks/ledger.py", "import tests"),
+        ("tests/support/servers.py", "from tests.faults import home"),
+        ("tests/celery/scenes.py", "from tests.faults.home import Child"),
+        ("tests/celery/scenes.py", "from benchmarks import ground"),
+        ("tests/test_hooks.py", "def late():\n    from benchmarks.ground import sandbox"),
+        ("tests/test_hooks.py", "from tests.test_operators import Push"),
+        ("tests/waiting/test_hostile.py", "from tests.waiting.test_sharing import Account"),
+        ("tests/waiting/test_hostile.py", "from tests.waiting import conftest"),
+    ],
+)
+def test_an_import_that_goes_astray_is_seen(path: str, source: str) -> None:
+    """The test itself: every direction that is not in the table, and each way to write it."""
+    assert astray(path, source) != []
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("benchmarks/ledger.py", "from tests.support.databases import postgres_databases"),
+        ("tests/celery/scenes.py", "from tests.celery.cluster import Cluster"),
+        ("tests/test_hooks.py", "from tests import support"),
+        ("tests/faults/dags/faulty.py", "from tests.faults import planted"),
+    ],
+)
+def test_an_import_that_is_in_the_table_is_none(path: str, source: str) -> None:
+    """The test itself: what is allowed is not found."""
+    assert astray(path, source) == []
 
 
 @pytest.mark.parametrize(

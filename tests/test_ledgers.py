@@ -19,7 +19,7 @@ from airflow_provider_responsys.ledger.sql_engine import hook_engine, within
 from airflow_provider_responsys.ledger.sql_schema import Database
 from airflow_provider_responsys.ledger.sql_tables import ledger_table
 from airflow_provider_responsys.ledgers import ledger_engine
-from tests.servers import PlainServer, Proxy
+from tests.support.servers import PlainServer, Proxy
 
 NOW = datetime(2026, 11, 24, 8, 30, tzinfo=UTC)
 

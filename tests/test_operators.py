@@ -9,14 +9,12 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import pendulum
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 from airflow.sdk import DAG, task
@@ -37,20 +35,7 @@ from airflow_provider_responsys.observers import PushObserver
 from airflow_provider_responsys.operators import TriggerPushOperator
 from airflow_provider_responsys.protocol import pace
 from airflow_provider_responsys.sandbox import Fault, Sandbox
-
-RunDag = Callable[[DAG], Any]
-
-START = pendulum.datetime(2026, 1, 1, tz="UTC")
-NUMBERS = itertools.count(1)
-BUCKETS = ("read", "accepted", "rejected", "in_doubt", "not_sent", "withheld", "duplicate", "invalid")
-
-
-@pytest.fixture
-def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
-    """Give a sandbox that responsys_default leads to."""
-    with Sandbox(processing_time=0.0) as sandbox:
-        monkeypatch.setenv("AIRFLOW_CONN_RESPONSYS_DEFAULT", json.dumps(sandbox.connection()))
-        yield sandbox
+from tests.support.pushes import BUCKETS, START, Push, RunDag, check, people
 
 
 @pytest.fixture
@@ -62,39 +47,6 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         connection.executemany("INSERT INTO people VALUES (?, 'Zoë')", [(f"C{number}",) for number in range(5)])
     monkeypatch.setenv("AIRFLOW_CONN_MARKETING_DB", json.dumps({"conn_type": "sqlite", "host": str(path)}))
     return path
-
-
-class Push:
-    """A push in a DAG of its own: what it returned, and what its tries failed with."""
-
-    def __init__(self, run_dag: RunDag, **arguments: Any) -> None:
-        self.failures: list[BaseException] = []
-        note = lambda context: self.failures.append(context["exception"])  # noqa: E731 -- a callback
-        defaults = {"campaign_name": "Summer_Push", "requests_per_minute": 60_000, "retry_delay": timedelta(0)}
-        with DAG(f"push_{next(NUMBERS)}", schedule=None, start_date=START, **arguments.pop("dag", {})) as self.dag:
-            self.operator = arguments.pop("kind", TriggerPushOperator)(
-                task_id="push",
-                on_failure_callback=note,
-                on_retry_callback=note,
-                **{**defaults, **arguments},
-            )
-        self.run = run_dag(self.dag)
-        self.ti = self.run.get_task_instance("push")
-
-    @property
-    def result(self) -> Any:
-        """Return what the push reported, None if nothing."""
-        return self.ti.xcom_pull(task_ids="push")
-
-    @property
-    def recipients(self) -> dict[str, int]:
-        """Return the buckets that hold somebody."""
-        return {name: count for name, count in self.result["recipients"].items() if count}
-
-
-def people(count: int, prefix: str = "C") -> list[dict[str, str]]:
-    """Return rows for *count* recipients."""
-    return [{"customerId": f"{prefix}{number}", "NAME": "Zoë 由紀"} for number in range(count)]
 
 
 def test_every_row_is_pushed_once_and_reported(sandbox: Sandbox, run_dag: RunDag) -> None:
@@ -810,15 +762,6 @@ def test_a_lost_record_fails_closed_and_names_the_way_out(sandbox: Sandbox, run_
     assert 'on_clear="restart"' in str(push.failures[1])
     assert push.ti.xcom_pull(task_ids="push", key=CLAIMED) == 2
     assert len(sandbox.pushes) == 200
-
-
-def check(push: Push) -> None:
-    """Check that the report of *push* exists, member by member, and that its buckets add up."""
-    result = push.result
-    buckets = result["recipients"]
-    assert {key: push.ti.xcom_pull(task_ids="push", key=key) for key in result} == result
-    assert sum(buckets[name] for name in BUCKETS[1:]) == buckets["read"]
-    assert (result["problem"] is None) == (push.run.state == "success")
 
 
 def test_half_of_the_requests_reset_at_once_stop_the_send(sandbox: Sandbox, run_dag: RunDag) -> None:

@@ -18,8 +18,8 @@ import pytest
 from airflow_provider_responsys.ledger.tries import CLAIMED, began
 from airflow_provider_responsys.sandbox import Sandbox
 from example_dags.demo.standalone import Standalone
-from tests.faults.verdict import BATCH, judge_push
-from tests.faults.whole import Run
+from tests.support.dag_run import Run
+from tests.support.verdict import BATCH, judge_push
 
 HERE = version("apache-airflow")
 ROOT = Path(__file__).resolve().parent.parent.parent

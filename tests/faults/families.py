@@ -18,7 +18,7 @@ from tests.faults.scenario import (
     Drawn,
     Kill,
 )
-from tests.faults.verdict import BATCH
+from tests.support.verdict import BATCH
 
 Drawer = Callable[[int, random.Random, str], Drawn]
 """Draws the scenario of a seed: the same on every store, unless that has no such thing."""

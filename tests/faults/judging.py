@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tests.faults.api import late_writes
 from tests.faults.scenario import IN_AIRFLOW, IN_SQL, MAY_CLOSE, MAY_STOP, NAIVE
-from tests.faults.verdict import (
+from tests.support.verdict import (
     BATCH,
     Verdict,
     doubt_budget,

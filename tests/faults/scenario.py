@@ -7,7 +7,7 @@ from typing import Any
 from airflow_provider_responsys.sandbox import Fault
 from tests.faults.late import Late
 from tests.faults.planted import Plant
-from tests.faults.verdict import BATCH
+from tests.support.verdict import BATCH
 
 STATE, EXTERNAL = "task state store", "task state store, external"
 SQLITE, POSTGRES = "SQL on SQLite", "SQL on PostgreSQL"

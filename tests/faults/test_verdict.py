@@ -4,7 +4,7 @@ import pytest
 
 from tests.faults.scenario import STORES
 from tests.faults.scenarios import GROUPS, scenario
-from tests.faults.verdict import (
+from tests.support.verdict import (
     BATCH,
     Line,
     Verdict,

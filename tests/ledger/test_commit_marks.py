@@ -5,7 +5,7 @@ import pytest
 from airflow_provider_responsys.errors import LedgerFailed
 from airflow_provider_responsys.ledger.commit_marks import CommitMarks, Point
 from airflow_provider_responsys.ledger.state_store import StateStore
-from tests.ledger.conftest import Airflow
+from tests.support.places import Airflow
 
 NOWHERE = Point(0, 0, None)
 

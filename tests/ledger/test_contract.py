@@ -18,7 +18,7 @@ from airflow_provider_responsys.ledger.interface import (
     Wanted,
 )
 from airflow_provider_responsys.ledger.tries import OnClear
-from tests.ledger.conftest import IDENTITY, Place
+from tests.support.places import IDENTITY, Place
 
 
 def people(first: int, count: int = 3) -> list[bytes]:

@@ -7,7 +7,7 @@ from airflow_provider_responsys.ledger.interface import Accepted, Wanted
 from airflow_provider_responsys.ledger.marked import MarkedLedger
 from airflow_provider_responsys.ledger.memory import MemoryLedger
 from airflow_provider_responsys.ledger.tries import CLAIMED, began, may_have_claimed
-from tests.ledger.conftest import IDENTITY, TaskStatePlace
+from tests.support.places import IDENTITY, TaskStatePlace
 
 ALICE = [b"alice    "]
 

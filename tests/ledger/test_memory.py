@@ -5,7 +5,7 @@ import pytest
 from airflow_provider_responsys.errors import StateLost
 from airflow_provider_responsys.ledger.interface import Accepted, Claim, Wanted
 from airflow_provider_responsys.ledger.memory import MemoryLedger
-from tests.ledger.conftest import IDENTITY
+from tests.support.places import IDENTITY
 
 
 def test_serves_a_first_try() -> None:

@@ -36,7 +36,7 @@ from airflow_provider_responsys.ledger.sql_records import Records
 from airflow_provider_responsys.ledger.sql_schema import ATTEMPTS, ClaimRow, Database
 from airflow_provider_responsys.ledger.sql_tables import VERSION, batches, claims, ledger_table, metadata, sends, tries
 from airflow_provider_responsys.ledger.sql_values import State
-from tests.ledger.conftest import IDENTITY, SqlPlace
+from tests.support.places import IDENTITY, SqlPlace
 
 OTHER_TASK = "dag, other task, run, -1"
 

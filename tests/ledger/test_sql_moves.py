@@ -18,7 +18,7 @@ from airflow_provider_responsys.recipients.spool import Batch
 from airflow_provider_responsys.sending.engine import Delivery, Engine, Limits
 from airflow_provider_responsys.sending.queue import Due
 from airflow_provider_responsys.sending.run import Report, Run
-from tests.ledger.conftest import IDENTITY, Refusal, SqlPlace
+from tests.support.places import IDENTITY, Refusal, SqlPlace
 
 TAKEN = [number.to_bytes(FINGERPRINT_BYTES, "big") for number in range(3)]
 """The fingerprints of the recipients that the first try left in doubt."""

@@ -11,7 +11,7 @@ from airflow_provider_responsys.ledger.commit_marks import Point
 from airflow_provider_responsys.ledger.interface import FINGERPRINT_BYTES, Accepted, Claim, Holder, Released, Wanted
 from airflow_provider_responsys.ledger.sql import SqlLedger
 from airflow_provider_responsys.ledger.sql_tables import batches, claims, task_instances, tries
-from tests.ledger.conftest import IDENTITY, Refusal, SqlPlace
+from tests.support.places import IDENTITY, Refusal, SqlPlace
 
 
 def people(first: int, count: int = 3) -> list[bytes]:

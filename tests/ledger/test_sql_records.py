@@ -12,7 +12,7 @@ from airflow_provider_responsys.ledger.sql import SqlLedger
 from airflow_provider_responsys.ledger.sql_records import Records
 from airflow_provider_responsys.ledger.sql_tables import batches, claims, sends, task_instances, tries
 from airflow_provider_responsys.ledger.sql_values import PersonRecord, RequestOutcome, Resolution, State, TraceRecord
-from tests.ledger.conftest import IDENTITY, SqlPlace
+from tests.support.places import IDENTITY, SqlPlace
 
 SEND = "autumn"
 

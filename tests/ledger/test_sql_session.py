@@ -12,7 +12,7 @@ from sqlalchemy.engine import URL, Connection
 from airflow_provider_responsys.errors import LedgerFailed
 from airflow_provider_responsys.ledger import sql_session
 from airflow_provider_responsys.ledger.sql_schema import Database
-from tests.servers import Proxy
+from tests.support.servers import Proxy
 
 SLEEP = {"postgresql": "SELECT pg_sleep(30)", "mariadb": "SELECT SLEEP(30)"}
 

@@ -14,7 +14,7 @@ from airflow_provider_responsys.errors import Fenced, LedgerFailed, SettingsChan
 from airflow_provider_responsys.ledger.interface import FINGERPRINT_BYTES, Accepted, Released, Settlement, Wanted
 from airflow_provider_responsys.ledger.task_record import MAX_COMMITS, NEVER, Start, pack
 from airflow_provider_responsys.ledger.task_state import TaskStateLedger
-from tests.ledger.conftest import IDENTITY, Refusal, TaskStatePlace
+from tests.support.places import IDENTITY, Refusal, TaskStatePlace
 
 
 def people(number: int, count: int = 200) -> list[bytes]:

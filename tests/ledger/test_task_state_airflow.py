@@ -10,7 +10,7 @@ from airflow_provider_responsys.errors import Fenced, StateLost
 from airflow_provider_responsys.ledger.interface import FINGERPRINT_BYTES, Accepted, Released, Wanted
 from airflow_provider_responsys.ledger.task_state import TaskStateLedger
 from airflow_provider_responsys.ledger.tries import CLAIMED, may_have_claimed
-from tests.ledger.conftest import IDENTITY
+from tests.support.places import IDENTITY
 
 airflow_sdk = pytest.importorskip("airflow.sdk", exc_type=ImportError)
 

@@ -15,8 +15,8 @@ from airflow_provider_responsys.databases import is_permanent
 from airflow_provider_responsys.errors import LedgerFailed, LedgerUnreachable
 from airflow_provider_responsys.ledger import sql_session
 from airflow_provider_responsys.ledger.sql_schema import Database
-from tests.ledger.conftest import SqlPlace
-from tests.servers import Proxy
+from tests.support.places import SqlPlace
+from tests.support.servers import Proxy
 
 Failure = Callable[..., LedgerFailed]
 

@@ -1,7 +1,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
@@ -30,9 +30,7 @@ from airflow_provider_responsys.protocol.auth import (
 )
 from airflow_provider_responsys.protocol.call import authorized
 from airflow_provider_responsys.protocol.wire import FORM, LogIn, Response, Token
-
-if TYPE_CHECKING:
-    from tests.protocol.conftest import Drive
+from tests.support.scripted import Drive
 
 
 def login(value: str = "E1", **members: Any) -> Response:

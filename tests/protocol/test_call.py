@@ -1,6 +1,5 @@
 import json
 from functools import partial
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -22,9 +21,7 @@ from airflow_provider_responsys.protocol.account import ASYNC, Account
 from airflow_provider_responsys.protocol.call import call
 from airflow_provider_responsys.protocol.codes import submission_error
 from airflow_provider_responsys.protocol.wire import Authorize, Request, Response, Token
-
-if TYPE_CHECKING:
-    from tests.protocol.conftest import Drive
+from tests.support.scripted import Drive
 
 READ = Request("GET", "/rest/api/ratelimit")
 OK = Response(200, b"[]")

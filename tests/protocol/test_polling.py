@@ -1,5 +1,5 @@
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -28,9 +28,7 @@ from airflow_provider_responsys.protocol.polling import (
     read_outcomes,
 )
 from airflow_provider_responsys.protocol.wire import Response
-
-if TYPE_CHECKING:
-    from tests.protocol.conftest import Drive
+from tests.support.scripted import Drive
 
 ID = "YjN1aWowOjoxNjQzOTUyMjI0"
 OTHER_ID = "UGpCVnBCOjoxNTQwNTQ2MzQ5"

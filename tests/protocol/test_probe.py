@@ -1,16 +1,21 @@
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-from airflow_provider_responsys.errors import InvalidAnswer, LimitExceeded, LoginFailed, NoAnswer, NotSent, TryLater
+from airflow_provider_responsys.errors import (
+    InvalidAnswer,
+    LimitExceeded,
+    LoginFailed,
+    NoAnswer,
+    NotSent,
+    ResponsysError,
+    TryLater,
+)
 from airflow_provider_responsys.protocol.account import Account
 from airflow_provider_responsys.protocol.probe import UNKNOWN_ID, probe
 from airflow_provider_responsys.protocol.wire import Response
-
-if TYPE_CHECKING:
-    from airflow_provider_responsys.errors import ResponsysError
-    from tests.protocol.conftest import Drive
+from tests.support.scripted import Drive
 
 LIMITS = "/rest/api/ratelimit"
 POLL = f"/rest/haAsyncApi/v1.3/requests/{UNKNOWN_ID}"

@@ -1,6 +1,6 @@
 import copy
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jsonschema
 import pytest
@@ -32,9 +32,7 @@ from airflow_provider_responsys.protocol.push import (
     submit,
 )
 from airflow_provider_responsys.protocol.wire import JSON, Response
-
-if TYPE_CHECKING:
-    from tests.protocol.conftest import Drive
+from tests.support.scripted import Drive
 
 SUMMER = Push("Summer_Push")
 ONE = '{"customerId":"1"}'

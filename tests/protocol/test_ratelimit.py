@@ -1,5 +1,5 @@
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -7,9 +7,7 @@ from airflow_provider_responsys.errors import FailedOver, InvalidAnswer, SendRef
 from airflow_provider_responsys.protocol.account import ASYNC, HA_ASYNC, Account, Family
 from airflow_provider_responsys.protocol.ratelimit import RateLimit, poll_limit, push_limit, rate_limits, read_limits
 from airflow_provider_responsys.protocol.wire import Response
-
-if TYPE_CHECKING:
-    from tests.protocol.conftest import Drive
+from tests.support.scripted import Drive
 
 PUSH = "/campaigns/{campaignName}/push"
 POLL = "/requests/{requestId}"

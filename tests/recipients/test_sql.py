@@ -20,7 +20,7 @@ from airflow.providers.sqlite.hooks.sqlite import SqliteHook
 from airflow_provider_responsys import databases
 from airflow_provider_responsys.errors import SourceFailed
 from airflow_provider_responsys.recipients.sql import query
-from tests.servers import PlainServer
+from tests.support.servers import PlainServer
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i AS riid FROM n"
 ENDLESS_ON_MARIADB = "SELECT seq AS riid FROM seq_1_to_1000000000000"

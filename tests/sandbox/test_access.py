@@ -1,7 +1,7 @@
 import pytest
 
 from airflow_provider_responsys.sandbox import Fault
-from tests.sandbox.conftest import FORM, NOON, PUSH, TOKEN, Start, recipient
+from tests.support.client import FORM, NOON, PUSH, TOKEN, Start, recipient
 
 
 def test_login_answers_as_recorded(start: Start) -> None:

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from airflow_provider_responsys.sandbox import Fault, Sandbox
-from tests.sandbox.conftest import HA, PUSH, Client, Start, recipient
+from tests.support.client import HA, PUSH, Client, Start, recipient
 
 
 def raw(sandbox: Sandbox, *pieces: bytes) -> bytes:

@@ -12,7 +12,7 @@ from airflow_provider_responsys.errors import InvalidSettings
 from airflow_provider_responsys.sandbox import Endpoint, Fault, FaultPlan, Kind
 from airflow_provider_responsys.sandbox.answers import CODES
 from airflow_provider_responsys.sandbox.faults import ONLY_AFTER, ONLY_BEFORE, RESULT_KINDS
-from tests.sandbox.conftest import HA, PUSH, Reply, Start, recipient
+from tests.support.client import HA, PUSH, Reply, Start, recipient
 
 NO_ANSWER = (OSError, http.client.HTTPException)
 

@@ -12,7 +12,7 @@ from airflow_provider_responsys.sandbox import Clock, Fault, Kind, Sandbox, Sett
 from airflow_provider_responsys.sandbox.bodies import MAGIC_WORDS
 from airflow_provider_responsys.sandbox.fixtures import responsys_sandbox
 from airflow_provider_responsys.sandbox.tally import CompactTally, ExactTally
-from tests.sandbox.conftest import NOON, Client, Start, device, recipient
+from tests.support.client import NOON, Client, Start, device, recipient
 
 __all__ = ["responsys_sandbox"]
 

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_responsys.sandbox.limits import Windows
-from tests.sandbox.conftest import ASYNC, Client, Start, recipient
+from tests.support.client import ASYNC, Client, Start, recipient
 
 ASYNC_PUSH = f"{ASYNC}/campaigns/Summer_Push/push"
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.sandbox.conftest import ASYNC, Client, Start, device, recipient
+from tests.support.client import ASYNC, Client, Start, device, recipient
 
 ASYNC_PUSH = f"{ASYNC}/campaigns/Summer_Push/push"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.sandbox.conftest import ASYNC, HA, NOON, PUSH, Start, device, recipient
+from tests.support.client import ASYNC, HA, NOON, PUSH, Start, device, recipient
 
 SEED_SAMPLE = {
     "recipientData": [

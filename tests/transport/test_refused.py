@@ -10,7 +10,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -20,9 +20,7 @@ from airflow_provider_responsys.protocol.call import authorized
 from airflow_provider_responsys.sandbox import Clock, Fault, Sandbox
 from airflow_provider_responsys.transport import aio, refused, sync
 from airflow_provider_responsys.transport.refused import KEPT, NAME, Memory
-
-if TYPE_CHECKING:
-    from tests.transport.conftest import OpenLine
+from tests.support.lines import OpenLine
 
 USER = "api_user"
 RIGHT = "sandbox-password"

@@ -10,7 +10,6 @@ import tracemalloc
 import zlib
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -22,9 +21,8 @@ from airflow_provider_responsys.protocol.push import Push, submit
 from airflow_provider_responsys.protocol.wire import Conversation, Pause, Request, Response, Token
 from airflow_provider_responsys.transport import aio, sync
 from airflow_provider_responsys.transport.limits import LOGIN_SPREADS, login_waits
-
-if TYPE_CHECKING:
-    from tests.transport.conftest import Act, Certificate, Drip, Line, OpenLine, Serve, Server, Sip
+from tests.support.lines import Line, OpenLine
+from tests.support.plans import Act, Certificate, Drip, Serve, Server, Sip
 
 PUSH = Request(
     "POST",

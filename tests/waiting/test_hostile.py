@@ -19,7 +19,7 @@ from airflow_provider_responsys.waiting.schedule import paced
 from airflow_provider_responsys.waiting.state import WaitState
 from airflow_provider_responsys.waiting.sweep import sweep
 from airflow_provider_responsys.waiting.telling import Unobserved
-from tests.waiting.test_sharing import Account
+from tests.support.waits import Account
 
 NOW = datetime(2026, 11, 24, 8, 30, tzinfo=UTC)
 INTERVAL = 60.0

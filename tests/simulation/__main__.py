@@ -1,6 +1,6 @@
 """Simulates sends for as long as there is time: all schedules of small campaigns, then random ones of larger campaigns.
 
-python -m benchmarks.simulate [random schedules] [first seed]
+python -m tests.simulation [random schedules] [first seed]
 """
 
 import logging
@@ -57,10 +57,7 @@ def main(schedules: int = SCHEDULES, first: int = 0) -> int:
     """Run all schedules of the small campaigns and *schedules* random ones; return the exit status."""
     with get_context("fork").Pool(os.cpu_count(), initializer=be_quiet) as pool:
         for name, count, states, seconds in pool.imap_unordered(explored, SMALL_ONES):
-            print(
-                f"{name}: all {count:,} schedules, {states:,} states, {seconds:.0f} s of CPU time, no rule broken",
-                flush=True,
-            )
+            say(f"{name}: all {count:,} schedules, {states:,} states, {seconds:.0f} s of CPU time, no rule broken")
         found = at_random(pool, schedules, first)
     return 1 if found else 0
 
@@ -77,13 +74,13 @@ def at_random(pool: Pool, schedules: int, first: int) -> bool:
         ends += chunk_ends
         if story:
             broken += 1
-            print(story, flush=True)
+            say(story)
         now = time.monotonic()
         if now - told >= EVERY or done == schedules:
             told = now
             rate = done / (now - began)
-            print(f"{done:>10,} random schedules, {rate:,.0f} a second, {broken} broke a rule", flush=True)
-    print("tasks that ended in", ", ".join(f"{end}: {count:,}" for end, count in ends.most_common()))
+            say(f"{done:>10,} random schedules, {rate:,.0f} a second, {broken} broke a rule")
+    say("tasks that ended in " + ", ".join(f"{end}: {count:,}" for end, count in ends.most_common()))
     return bool(broken)
 
 
@@ -111,6 +108,12 @@ def explored(name: str) -> tuple[str, int, int, float]:
 def be_quiet() -> None:
     """Silence a process of the pool."""
     logging.disable(logging.CRITICAL)
+
+
+def say(text: str) -> None:
+    """Print at once."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
