@@ -7,6 +7,7 @@ from airflow_provider_responsys.errors import Fenced, LimitExceeded, ResponsysEr
 from airflow_provider_responsys.metrics import Metrics
 from airflow_provider_responsys.progress import TaskStateNote, told
 from airflow_provider_responsys.protocol.results import Results
+from airflow_provider_responsys.threads import Call, LoopThreads
 
 if TYPE_CHECKING:  # a sensor imports this, and has no use for the sender
     from airflow_provider_responsys.sending.outcome import Sent
@@ -78,14 +79,30 @@ class WaitObserver:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        self._begun: Call[None] | None = None
+
+    def begin_on(self, threads: LoopThreads) -> None:
+        """Count a wait on *threads*, and nothing else until that is done.
+
+        The first counter may look up an address, which may hang: neither the event
+        loop nor the wait may depend on it. What is polled until then is not counted.
+        """
+        self._begun = Call(self.begun)
+        threads.pool.submit(self._begun)
+
+    @property
+    def _counts(self) -> bool:
+        return self._begun is None or self._begun.ended
 
     def begun(self) -> None:
-        """Count a wait. Never on an event loop: the first counter may look up an address."""
+        """Count a wait. Never on an event loop: see `begin_on`."""
         with FIRST:
             self._metrics.count("wait.begun")
 
     def answered(self, found: Results) -> None:
         """Count a poll that was answered, and what it added to the counts."""
+        if not self._counts:
+            return
         metrics = self._metrics
         metrics.count("wait.polls.answered")
         metrics.count("wait.requests.ended", found.finished, outcome="finished")
@@ -97,5 +114,7 @@ class WaitObserver:
 
     def refused(self, error: ResponsysError) -> None:
         """Count a poll that failed."""
+        if not self._counts:
+            return
         name = "limited" if isinstance(error, LimitExceeded) else "failed"
         self._metrics.count(f"wait.polls.{name}", code=code_of(error))

@@ -402,7 +402,11 @@ class PushRequestSensor(PokesInTime, BaseSensorOperator):
     def _time_out(self, context: "Context", state: WaitState) -> NoReturn:
         results = state.results
         text = f"{results.pending} of {results.total} requests have no results after {timedelta(seconds=self.timeout)}"
-        found = [text, *self._problems(results), *self._push_problems(context)]
+        found = [text, *self._problems(results)]
+        try:
+            found += self._push_problems(context)
+        except Exception as error:  # noqa: BLE001 -- however Airflow's API fails, the wait has timed out
+            self.log.warning("The states of upstream pushes can't be read (%s): not in the error", type(error).__name__)
         self._end(context, AirflowSensorTimeout("; ".join(found)))
 
     def _end(self, context: "Context", error: AirflowException, cause: Exception | None = None) -> NoReturn:

@@ -1,10 +1,13 @@
 """Threads that keep no process from ending, and calls that can be waited for, or left behind."""
 
+import asyncio
 import contextvars
+import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
+from dataclasses import dataclass
+from functools import cache, partial
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar, cast
 
@@ -12,7 +15,7 @@ T = TypeVar("T")
 
 
 class Call(Generic[T]):
-    """*function*, called on some thread, with what came of it; *then* is called at its end."""
+    """*function*, called on some thread, and its result or error; *then* is called at its end."""
 
     def __init__(self, function: Callable[[], T], then: Callable[[], object] = lambda: None) -> None:
         self._function = function
@@ -52,7 +55,7 @@ class Call(Generic[T]):
 
 
 class Pool:
-    """At most *most* threads that do what is submitted, in its order, with the caller's context variables.
+    """At most *most* threads that run what is submitted, in its order, with its caller's context variables.
 
     Unlike those of `concurrent.futures`, the interpreter does not wait for them at its end.
     """
@@ -76,12 +79,12 @@ class Pool:
         """Do *work*, which must not raise, on one of the threads."""
         if self._closed:
             raise RuntimeError("the pool is closed")
-        self._work.put(partial(work, *args))
+        # Each call has the variables of its own caller: Airflow finds a trigger's log by them.
+        self._work.put(partial(contextvars.copy_context().run, work, *args))
         if not self._idle.acquire(blocking=False) and self._threads < self._most:
             self._threads += 1
-            context = contextvars.copy_context()
             name = f"{self._name}-{self._threads}"
-            threading.Thread(target=context.run, args=(self._serve,), name=name, daemon=True).start()
+            threading.Thread(target=self._serve, name=name, daemon=True).start()
 
     def close(self) -> None:
         """Begin nothing more. What is under way goes on."""
@@ -101,3 +104,44 @@ class Pool:
             with self._counting:
                 self._under_way -= 1
             self._idle.release()
+
+
+@dataclass(frozen=True, slots=True)
+class LoopThreads:
+    """At most *most* threads of this process for blocking calls of its event loops.
+
+    The loop's own executor has few threads. All triggers of a triggerer share them,
+    also to look up names: a call that hangs there stalls every one of them.
+    """
+
+    name: str
+    most: int
+
+    async def call(self, function: Callable[[], T]) -> T:
+        """Return what *function* returns, or raise what it raises. A cancelled call goes on in its thread."""
+        return await called_on(self.pool, function)
+
+    @property
+    def pool(self) -> Pool:
+        """Return the threads of this process."""
+        return _pool(self.name, self.most, os.getpid())
+
+
+async def called_on(pool: Pool, function: Callable[[], T]) -> T:
+    """Return what *function* returns on a thread of *pool*, or raise what it raises."""
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+
+    def tell() -> None:
+        with suppress(RuntimeError):  # the loop is closed: nothing waits any more
+            loop.call_soon_threadsafe(ended.set)
+
+    call = Call(function, then=tell)
+    pool.submit(call)
+    await ended.wait()
+    return call.result()
+
+
+@cache
+def _pool(name: str, most: int, _process: int) -> Pool:
+    return Pool(most, name)  # a process that was forked has none of its parent's threads

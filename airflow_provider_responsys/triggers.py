@@ -16,11 +16,9 @@ from airflow_provider_responsys.errors import (
     ResponsysError,
 )
 from airflow_provider_responsys.hooks import (
+    POLLS_PER_MINUTE,
     account_of,
-    mask_token,
     new_tracking_id,
-    observed,
-    polls_per_minute,
     user_agent,
 )
 from airflow_provider_responsys.ledgers import ledger_engine
@@ -30,7 +28,7 @@ from airflow_provider_responsys.protocol.polling import Outcome, poll
 from airflow_provider_responsys.protocol.ratelimit import poll_limit, rate_limits
 from airflow_provider_responsys.protocol.results import Results
 from airflow_provider_responsys.protocol.sizes import sizes_in
-from airflow_provider_responsys.protocol.wire import Token
+from airflow_provider_responsys.threads import LoopThreads
 from airflow_provider_responsys.waiting.aside import Aside
 from airflow_provider_responsys.waiting.engine import WaitEngine
 from airflow_provider_responsys.waiting.event import Event, Status, unpack
@@ -55,6 +53,10 @@ STOP_WITHIN = 10.0
 
 LIMITS = Limits()
 """Of the accounts that this triggerer polls."""
+
+IMPORTING = LoopThreads("responsys-imports", 1)
+COUNTING = LoopThreads("responsys-metrics", 1)
+"""Threads for what may block: modules that are read from disk, and a monitoring system whose address is looked up."""
 
 AWAY_FOR = 600.0
 """Seconds for which a ledger that alone knows the requests may be away before the task is to be tried again."""
@@ -135,13 +137,16 @@ class PushRequestTrigger(BaseTrigger):
             self._check()
             state.results = Results.from_event(self.results) if self.results else state.results
             event = await self._wait(state)
-        except LedgerUnreachable as error:
+        except (LedgerUnreachable, InvalidAnswer) as error:
+            # Answers that can't be read are polled again by the wait: this one is about the trigger's own arguments,
+            # which the task's next try makes anew. Another version of the provider may have stored these.
             event = Event(Status.RETRY, state.results, str(error))
         except ResponsysError as error:
             event = Event(Status.ERROR, state.results, str(error))
         except Exception as error:
             self.log.exception("The trigger failed")
-            event = Event(Status.ERROR, state.results, f"the trigger failed with {type(error).__name__}: see its log")
+            # As in a worker, where Airflow retries what is not said to be final.
+            event = Event(Status.RETRY, state.results, f"the trigger failed with {type(error).__name__}: see its log")
         finally:
             await self.cleanup()
         yield TriggerEvent(event.to_payload())  # type: ignore[no-untyped-call]  # Airflow did not annotate it
@@ -226,35 +231,32 @@ class PushRequestTrigger(BaseTrigger):
             await asyncio.sleep(self.first_delay)  # see FIRST_DELAY
             return Status.FINISHED
         observer = WaitObserver(Metrics(self.log, conn_id=self.responsys_conn_id))
-        await asyncio.to_thread(observer.begun)
+        observer.begin_on(COUNTING)
         account = await self._account(deadline)
         if account is None:
             return Status.TIMEOUT
         self.log.info("Waiting for %d of %d requests", len(state.open), state.results.total)
-        driver, memory = await asyncio.to_thread(_driver)
+        driver, memory = await IMPORTING.call(_driver)
         # A password that is changed while this waits is used at once, and the old one never again.
         reread = partial(account_of, self.responsys_conn_id)
         async with driver(account, user_agent=user_agent(), memory=memory, reread=reread) as line:
             ids_per_poll = account.family.ids_per_poll
-            is_set = bool(account.poll_requests_per_minute)
-            shared = LIMITS.of(account.name, polls_per_minute(account), is_set=is_set, clock=loop.time)
+            setting = account.poll_requests_per_minute
+            shared = LIMITS.of(account.name, POLLS_PER_MINUTE, clock=loop.time)
             engine = WaitEngine(
                 state,
-                pace=shared.join(),
+                pace=shared.join(setting),
                 poll_interval=self.poll_interval,
                 ids_per_poll=ids_per_poll,
                 max_in_flight=most_in_flight(ids_per_poll),
                 first_at=loop.time() + self.first_delay,
             )
             asking = Asking(line, account)
-            limit = None if shared.is_known else asking.limit
+            limit = None if setting or shared.is_known else asking.limit
             self._watch = watch = Watch(
                 engine, asking.poll, log=self.log, read_limit=limit, observer=observer, record=record
             )
-            try:
-                return await watch.until(deadline)
-            finally:
-                await asking.end()
+            return await watch.until(deadline)
 
     async def _account(self, deadline: float) -> "Account | None":
         """Read the connection as soon as it can be read; None if that is not before the *deadline*."""
@@ -280,36 +282,24 @@ class PushRequestTrigger(BaseTrigger):
 
 
 class Asking:
-    """Polls over *line*, and keeps each token that it is given out of the logs."""
+    """Polls over *line*.
+
+    Its tokens are not given to Airflow's `mask_secret`, which keeps them for ever, in
+    the triggerer and in its supervisor: each would make every log line slower, for
+    hours after it expired. None of our log lines, errors or reprs holds a token.
+    """
 
     def __init__(self, line: "Responsys", account: "Account") -> None:
         self._line = line
         self._account = account
-        self._masked: Token | None = None
-        self._masking: set[asyncio.Future[None]] = set()
 
     async def poll(self, ids: Sequence[str]) -> Mapping[str, Outcome]:
         """Return the outcome of each of *ids*."""
-        asked = poll(self._account, ids, tracking_id=new_tracking_id())
-        return await self._line.run(observed(asked, self._mask))
+        return await self._line.run(poll(self._account, ids, tracking_id=new_tracking_id()))
 
     async def limit(self) -> int | None:
         """Return how many polls a minute the account has, None where that is not said."""
-        limits = await self._line.run(observed(rate_limits(self._account), self._mask))
-        return poll_limit(limits, self._account.family)
-
-    async def end(self) -> None:
-        """Let what is being masked be masked."""
-        await asyncio.gather(*self._masking, return_exceptions=True)
-
-    def _mask(self, token: Token) -> None:
-        if token == self._masked:
-            return
-        self._masked = token
-        # Masking talks to Airflow's supervisor and waits for its answer: never on the event loop.
-        masking = asyncio.get_running_loop().run_in_executor(None, mask_token, token)
-        self._masking.add(masking)
-        masking.add_done_callback(self._masking.discard)
+        return poll_limit(await self._line.run(rate_limits(self._account)), self._account.family)
 
 
 def _driver() -> "tuple[type[Responsys], Memory]":

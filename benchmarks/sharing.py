@@ -120,8 +120,8 @@ def poll(url: str, ids: Sequence[Sequence[str]], seconds: float, shared: bool) -
     class Apart(Limits):
         """Gives each wait a limit of its own."""
 
-        def of(self, account: str, limit: float, *, is_set: bool, clock: Callable[[], float]) -> SharedLimit:  # noqa: ARG002 -- as it is called
-            return SharedLimit(limit, clock)
+        def of(self, account: str, default: float, *, clock: Callable[[], float]) -> SharedLimit:  # noqa: ARG002 -- as it is called
+            return SharedLimit(default, clock)
 
     triggers.LIMITS = Limits() if shared else Apart()
 

@@ -12,7 +12,7 @@ NAME = "airflow_provider_responsys"
 PACKAGE = ROOT / NAME
 
 HOOKS = {"errors", "protocol", "transport", "recipients", "provider_info"}
-TRIGGERS = HOOKS | {"hooks", "ledgers", "metrics", "observers", "waiting"}
+TRIGGERS = HOOKS | {"hooks", "ledgers", "metrics", "observers", "threads", "waiting"}
 SENSORS = TRIGGERS | {"triggers", "progress", "airflow_internals"}
 OPERATORS = SENSORS | {"sending", "ledger", "threads", "push_reporter"}
 
@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "provider_info": set(),
     "airflow_internals": {"errors"},  # imports nothing of Airflow, and knows what is private there
     "protocol": {"errors"},
-    "transport": {"errors", "protocol"},
+    "transport": {"errors", "protocol", "threads"},
     "databases": set(),  # what drivers differ in, for sources and ledgers alike
     "recipients": {"errors", "protocol", "databases"},
     "ledger": {"errors", "protocol", "databases", "airflow_internals"},
@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "report": {"errors", "protocol", "ledger"},
     "metrics": {"errors", "protocol"},
     "progress": set(),
-    "observers": {"errors", "protocol", "metrics", "progress", "sending"},  # of the last one, types alone
+    "observers": {"errors", "protocol", "metrics", "progress", "sending", "threads"},  # of the last one, types alone
     "push_reporter": {"errors", "protocol", "sending"},
     "hooks": HOOKS,
     "ledgers": {"errors", "ledger", "airflow_internals"},

@@ -34,6 +34,19 @@ def test_a_call_gives_what_the_function_gave() -> None:
         broken.result()
 
 
+def test_each_call_has_the_variables_of_its_own_caller() -> None:
+    """Airflow finds a trigger's log by them, and triggers share threads."""
+    pool = Pool(1, "test")
+    calls = [Call(WHO.get) for _ in range(2)]
+
+    for who, call in zip(("first", "second"), calls, strict=True):
+        WHO.set(who)
+        pool.submit(call)
+        assert call.wait(10)
+
+    assert [call.result() for call in calls] == ["first", "second"]
+
+
 def test_no_more_threads_than_allowed_and_none_more_than_needed() -> None:
     """What is submitted waits for a thread, and an idle one is taken before another is made."""
     pool, threads, lock = Pool(3, "test"), set(), threading.Lock()

@@ -5,16 +5,18 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import requests
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
+from airflow.sdk._shared.secrets_masker import _secrets_masker
 
-from airflow_provider_responsys import hooks, triggers
+from airflow_provider_responsys import hooks, metrics, triggers
 from airflow_provider_responsys.hooks import ResponsysHook
 from airflow_provider_responsys.observers import WaitObserver
-from airflow_provider_responsys.protocol import codes, pace, polling
+from airflow_provider_responsys.protocol import auth, codes, pace, polling
 from airflow_provider_responsys.protocol.results import Results
 from airflow_provider_responsys.sandbox import Fault, Sandbox
 from airflow_provider_responsys.transport import aio
@@ -610,7 +612,7 @@ def test_it_never_raises(sandbox: Sandbox, mocker: Any) -> None:
 
     event = run(trigger(["UGpC"]))
 
-    assert event.status is Status.ERROR
+    assert event.status is Status.RETRY
     assert event.message == "the trigger failed with RuntimeError: see its log"
     assert event.results.pending == 1
 
@@ -627,10 +629,10 @@ def test_it_never_raises(sandbox: Sandbox, mocker: Any) -> None:
     ],
 )
 def test_arguments_that_cannot_be_are_an_event(changes: dict[str, Any], sandbox: Sandbox) -> None:
-    """What crosses a process is checked."""
+    """What crosses a process is checked; the task's next try makes the arguments anew."""
     event = run(trigger(["UGpC"], **changes))
 
-    assert event.status is Status.ERROR
+    assert event.status is Status.RETRY
     assert sandbox.requests_seen == []
 
 
@@ -662,17 +664,92 @@ def test_it_leaves_nothing_behind_when_it_is_stopped(sandbox: Sandbox) -> None:
 
 
 def test_nothing_secret_is_logged_or_told(sandbox: Sandbox, caplog: pytest.LogCaptureFixture, mocker: Any) -> None:
-    """No recipient, token or password in logs, arguments or events, at any level; the token is masked."""
+    """No recipient, token or password in logs, arguments or events, at any level, a defect's traceback among them."""
     caplog.set_level(logging.DEBUG)
-    masked = mocker.spy(triggers, "mask_token")
     waiting = trigger(pushed(["C-secret-person"], ["C2"], ["C3"]))
+    tokens = noted_tokens(mocker)
+    sandbox.plan(Fault("poll", "TOKEN_EXPIRED", nth=1), Fault("poll", "lost", nth=2))
+    mocker.patch.object(WaitState, "count", side_effect=ZeroDivisionError)
 
     event = run(waiting)
 
     told = caplog.text + json.dumps(event.to_payload()) + repr(waiting) + json.dumps(waiting.serialize())
-    for secret in ("sandbox-password", "C-secret-person", masked.call_args.args[0].value):
+    assert tokens
+    assert "ZeroDivisionError" in caplog.text
+    for secret in ("sandbox-password", "C-secret-person", *tokens):
         assert secret not in told
-    assert masked.call_count == 1
+
+
+def noted_tokens(mocker: Any) -> set[str]:
+    """Return a set that gets every token that a login gives."""
+    tokens: set[str] = set()
+    read = auth.read_token
+
+    def noted(*arguments: Any) -> Any:
+        token = read(*arguments)
+        tokens.add(token.value)
+        return token
+
+    mocker.patch.object(auth, "read_token", noted)
+    return tokens
+
+
+def test_logins_add_nothing_to_airflows_masker(sandbox: Sandbox, mocker: Any) -> None:
+    """A triggerer runs for months, and its masker looks for every secret that it was ever given in each log line."""
+    ids = pushed(["C1"])
+    run(trigger(ids))
+    known = set(_secrets_masker().patterns)
+    tokens = noted_tokens(mocker)
+
+    for _ in range(12):
+        run(trigger(ids))
+
+    assert len(tokens) == 12
+    assert set(_secrets_masker().patterns) == known
+
+
+def test_nothing_occupies_the_event_loops_own_executor(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, mocker: Any
+) -> None:
+    """All triggers share its few threads: logins, name look-ups, large answers and counters have others."""
+    extra = {**sandbox.connection(), "host": sandbox.connection()["host"].replace("127.0.0.1", "localhost")}
+    monkeypatch.setattr(aio, "LARGE", 100)
+    ids = pushed(["C1"], ["C2", "C3"])
+    monkeypatch.setenv(CONNECTION, json.dumps(extra))
+    looked_up = mocker.spy(aio.NAMES.__class__, "call")
+    used: list[Any] = []
+
+    class Noting(ThreadPoolExecutor):
+        def submit(self, *arguments: Any, **options: Any) -> Any:
+            used.append(arguments)
+            return super().submit(*arguments, **options)
+
+    async def scenario() -> list[Any]:
+        asyncio.get_running_loop().set_default_executor(Noting())
+        return [event.payload async for event in trigger(ids).run()]
+
+    (payload,) = asyncio.run(scenario())
+
+    assert Event.from_payload(payload).results.recipients_succeeded == 3
+    assert {call.args[0].name for call in looked_up.call_args_list} >= {"responsys-names", "responsys-answers"}
+    assert not used
+
+
+def test_a_monitoring_system_that_hangs_holds_up_no_wait(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its address may be looked up for minutes: the wait goes on, and counts nothing meanwhile."""
+    over, threads = threading.Event(), set()
+
+    def hangs(*_: Any, **__: Any) -> None:
+        threads.add(threading.get_ident())
+        over.wait(60.0)
+
+    monkeypatch.setattr(metrics.Stats, "incr", hangs, raising=False)
+
+    event = run(trigger(pushed(["C1"])))
+    over.set()
+
+    assert event.results.recipients_succeeded == 1
+    assert threading.get_ident() not in threads
 
 
 def test_it_survives_being_stored() -> None:

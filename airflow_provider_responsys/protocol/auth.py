@@ -22,14 +22,19 @@ from airflow_provider_responsys.errors import (
 )
 from airflow_provider_responsys.protocol.account import LOGIN_PATH, Account, base_url
 from airflow_provider_responsys.protocol.call import sent
-from airflow_provider_responsys.protocol.codes import NO_ANSWER_WAIT, decoded, envelope_of, is_success, read_error
+from airflow_provider_responsys.protocol.codes import (
+    NO_ANSWER_RETRIES,
+    NO_ANSWER_WAIT,
+    decoded,
+    envelope_of,
+    is_success,
+    read_error,
+)
 from airflow_provider_responsys.protocol.wire import FORM, Conversation, LogIn, Pause, Request, Response, Token
 
 LIFETIME = 7200.0  # Authentication overview: two hours (another page says three)
 REFRESH_AFTER = 3600.0
 """Refreshing works only before the token expires; half its life leaves room for waits."""
-
-NO_ANSWER_RETRIES = 3  # AFTM error page: at most three
 
 WRONG_PASSWORD = "INVALID_USER_NAME_PASSWORD"  # noqa: S105 -- recorded: what a wrong one is answered with
 

@@ -32,7 +32,9 @@ QUEUE_WAIT = 30.0  # Async guide, UNABLE_TO_SUBMIT_ASYNC_REQUEST: try again late
 MINUTE = 60.0  # Throttling page: limits are per minute
 CAPACITY_WINDOW = 600.0  # Internal capacity limits page: the budget is reset every ten minutes
 UNRECOVERABLE_WAIT = 30.0  # AFTM error page, UNRECOVERABLE_EXCEPTION: wait about 30 seconds
+UNRECOVERABLE_RETRIES = 1  # AFTM error page: resubmit once
 NO_ANSWER_WAIT = 120.0  # AFTM error page: two minutes apart, or the login may be disabled
+NO_ANSWER_RETRIES = 3  # AFTM error page: at most three; the first request is not one of them
 
 TOKEN_NOT_VALID = "not a valid authentication token"  # noqa: S105 -- what Responsys says of one (Throttling page)
 CAMPAIGN_NAME = "<campaign name>"  # AFTM error page: how a promotional campaign is refused during failover

@@ -34,7 +34,12 @@ from airflow_provider_responsys.errors import (
     TryLater,
 )
 from airflow_provider_responsys.ledger.interface import Accepted, Released, Settlement
-from airflow_provider_responsys.protocol.codes import NO_ANSWER_WAIT, UNRECOVERABLE_WAIT
+from airflow_provider_responsys.protocol.codes import (
+    NO_ANSWER_RETRIES,
+    NO_ANSWER_WAIT,
+    UNRECOVERABLE_RETRIES,
+    UNRECOVERABLE_WAIT,
+)
 from airflow_provider_responsys.protocol.pace import Pace
 from airflow_provider_responsys.sending.budget import Budget
 
@@ -56,9 +61,6 @@ WRITE_WITHIN = 0.1
 
 BACKOFF = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)
 """Seconds to wait after the first, second, … trouble in a row."""
-
-UNRECOVERABLE_TRIES = 2  # AFTM error page: resubmit once
-NO_ANSWER_TRIES = 3  # AFTM error page: at most three
 
 
 class Delivery(StrEnum):
@@ -382,11 +384,13 @@ class Engine:
         if self.limits.delivery is not Delivery.AT_LEAST_ONCE:
             return Fate.IN_DOUBT
         unrecoverable = isinstance(error, InDoubt) and error.code == "UNRECOVERABLE_EXCEPTION"
-        wait, most = (UNRECOVERABLE_WAIT, UNRECOVERABLE_TRIES) if unrecoverable else (NO_ANSWER_WAIT, NO_ANSWER_TRIES)
-        tries = self.tries.get(number, 1)
-        if not (unrecoverable or isinstance(error, NoAnswer)) or tries >= most:
+        wait, most = NO_ANSWER_WAIT, NO_ANSWER_RETRIES
+        if unrecoverable:
+            wait, most = UNRECOVERABLE_WAIT, UNRECOVERABLE_RETRIES
+        posts = self.tries.get(number, 1)
+        if not (unrecoverable or isinstance(error, NoAnswer)) or posts > most:
             return Fate.IN_DOUBT
-        self.tries[number] = tries + 1
+        self.tries[number] = posts + 1
         self._repeat(number, now + wait)
         return Fate.REPEAT
 

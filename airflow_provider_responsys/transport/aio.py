@@ -3,17 +3,19 @@
 import asyncio
 import logging
 import os
+import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Generic, Self, TypeVar, cast
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import certifi
+from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from airflow_provider_responsys.errors import NoAnswer, NotSent, ResponsysError
@@ -33,6 +35,7 @@ from airflow_provider_responsys.protocol.wire import (
     Step,
     Token,
 )
+from airflow_provider_responsys.threads import LoopThreads
 from airflow_provider_responsys.transport.limits import (
     CONNECT_TIMEOUT,
     HEADERS,
@@ -60,6 +63,15 @@ LARGE = 32 * 1024
 
 STEP = 4 * 1024
 """Bytes that are unpacked between two turns of the others: at most a thousand times as many come out of it."""
+
+READERS = LoopThreads("responsys-answers", 1)
+"""Reads large answers. Several threads would share the interpreter, and the loop would wait for each of them."""
+
+FILES = LoopThreads("responsys-files", 4)
+"""Reads certificates and refused logins, whose disk may be slow."""
+
+NAMES = LoopThreads("responsys-names", 4)
+"""Looks up names, whose servers may be away."""
 
 T = TypeVar("T")
 
@@ -101,7 +113,6 @@ class Responsys:
         self._keyring = Keyring(account)
         self._login = asyncio.Lock()
         self._opening = asyncio.Lock()
-        self._reading = asyncio.Lock()
         self._session: aiohttp.ClientSession | None = None
         self._proxies: dict[str, str | None] = {}
 
@@ -136,9 +147,7 @@ class Responsys:
 
     async def _read(self, conversation: Conversation[T], reply: Response) -> Step | End[T]:
         """Return what *conversation* wants after *reply*, which it reads in a thread."""
-        # One at a time: several threads would share the interpreter, and the loop would wait for each of them.
-        async with self._reading:
-            return await asyncio.to_thread(_next, conversation, reply, None)
+        return await READERS.call(partial(_next, conversation, reply, None))
 
     async def _do(self, step: Step) -> Reply:
         match step:
@@ -169,10 +178,10 @@ class Responsys:
             for wait in self._memory.lock(turn, account.timeout + LOCK_MARGIN):
                 await asyncio.sleep(wait)
             if not self._memory.always_asks:
-                await asyncio.to_thread(turn.check)  # its hashes are slow on purpose
+                await FILES.call(turn.check)  # its hashes are slow on purpose
             response = await self._exchange(login_request(account))
             if (refused := is_refusal(response)) is not None:
-                await asyncio.to_thread(turn.learn, refused=refused)
+                await FILES.call(partial(turn.learn, refused=refused))
             return response
         finally:
             turn.end()
@@ -195,7 +204,7 @@ class Responsys:
         headers = dict(request.headers)
         if request.authorization:
             headers["Authorization"] = request.authorization
-        # Encoded already: what is done twice is not what was meant.
+        # Already percent-encoded: keep yarl from encoding it again.
         url = URL(request.url, encoded=True)
         try:
             async with session.request(
@@ -217,7 +226,7 @@ class Responsys:
         async with self._opening:
             if self._session is None:
                 # Reading the certificates takes long enough for others in the loop to notice.
-                trust = await asyncio.to_thread(_trust)
+                trust = await FILES.call(_trust)
                 self._session = _session(trust, self._account.timeout, self._user_agent)
             return self._session
 
@@ -244,7 +253,7 @@ def _session(trust: ssl.SSLContext, timeout: float, user_agent: str) -> aiohttp.
     """Return a session that neither keeps cookies, nor reads ~/.netrc, nor tries twice."""
     return aiohttp.ClientSession(
         # No connection that has idled is used again, which is more than a fresh request asks for.
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE, ssl=trust),
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE, ssl=trust, resolver=_Names()),
         # One deadline for the whole exchange: each byte would start the others anew.
         timeout=aiohttp.ClientTimeout(total=CONNECT_TIMEOUT + timeout, connect=CONNECT_TIMEOUT, sock_read=timeout),
         auto_decompress=False,  # it is unpacked as far as was asked for
@@ -264,6 +273,29 @@ async def _once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType)
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
         host = request.url.origin()
         raise NoAnswer(f"{host}: the request left, and no answer came ({_plain(error)})") from error
+
+
+class _Names(AbstractResolver):
+    """Looks up names in threads of its own: aiohttp's resolver takes those of the event loop."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        look_up = partial(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM, 0, socket.AI_ADDRCONFIG)
+        numeric = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+        return [
+            ResolveResult(hostname=host, host=_numeric(address), port=port, family=kind, proto=proto, flags=numeric)
+            for kind, _, proto, _, address in await NAMES.call(look_up)
+        ]
+
+    async def close(self) -> None:
+        """Do nothing: the threads are the process's."""
+
+
+def _numeric(address: tuple[object, ...]) -> str:
+    """Return *address* as a text, with the interface that a link-local one of IPv6 needs."""
+    host, _, *rest = address
+    return f"{host}%{rest[1]}" if len(rest) > 1 and rest[1] else str(host)
 
 
 def _trust() -> ssl.SSLContext:

@@ -1,12 +1,11 @@
-"""Blocking calls of one wait, on one thread of its own: whatever they wait for holds up no other wait."""
+"""Blocking calls of one wait, on one thread of its own: a call that hangs holds up no other wait."""
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TypeVar
 
 from airflow_provider_responsys.errors import LedgerUnreachable
-from airflow_provider_responsys.threads import Call, Pool
+from airflow_provider_responsys.threads import Pool, called_on
 
 T = TypeVar("T")
 
@@ -26,21 +25,14 @@ class Aside:
 
         A call that is given up goes on in its thread, and further ones wait for it.
         """
-        loop = asyncio.get_running_loop()
-        ended = asyncio.Event()
-
-        def tell() -> None:
-            with suppress(RuntimeError):  # the loop is closed: nothing waits any more
-                loop.call_soon_threadsafe(ended.set)
-
-        call = Call(function, then=tell)
-        self._pool.submit(call)
+        over = asyncio.timeout(max(within, 0.0))
         try:
-            async with asyncio.timeout(max(within, 0.0)):
-                await ended.wait()
+            async with over:
+                return await called_on(self._pool, function)
         except TimeoutError:
+            if not over.expired():  # the function's own
+                raise
             raise LedgerUnreachable(f"The ledger did not answer within {within:.0f} s") from None
-        return call.result()
 
     def close(self) -> None:
         """Begin no further call."""

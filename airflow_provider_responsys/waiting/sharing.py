@@ -13,35 +13,58 @@ from airflow_provider_responsys.protocol.pace import Pace
 from airflow_provider_responsys.waiting.schedule import paced
 
 UNHEARD_OF = 5.0
-"""Seconds after which a wait whose turn it is, and that sends nothing, holds up no other."""
+"""Seconds without a poll after which a wait loses its turn to the others."""
 
 
 class SharedLimit:
-    """The poll limit of one account, *limit* a minute, and those who share it."""
+    """The poll limit of one account, and the waits that share it.
 
-    def __init__(self, limit: float, clock: Callable[[], float] = time.monotonic) -> None:
+    Which limit holds is decided in `limit`: the lowest that the connections of the
+    waits set; otherwise what Responsys says is the account's own; otherwise *default*.
+    """
+
+    def __init__(self, default: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
-        self.pace = paced(limit, clock())
-        self.is_known = False
-        """Whether the limit is the account's own, or set, and no default."""
+        self._default = default
+        self._own: float | None = None
+        self._shares: WeakSet[Share] = WeakSet()
+        self._setting: WeakSet[Share] = WeakSet()
+        """The waits whose connection sets a limit. It holds as long as one of them is there."""
+        self._pace = paced(default, clock())
         self.reached = 0
         """Where the turns are: what the wait that sent the last poll had been served before it."""
-        self._shares: WeakSet[Share] = WeakSet()
 
-    def join(self) -> "Share":
-        """Return the share of one more wait."""
-        share = Share(self)
+    @property
+    def limit(self) -> float:
+        """Return how many polls a minute all waits together may send."""
+        settings = [share.setting for share in self._setting if share.setting]
+        return min(settings) if settings else self._own or self._default
+
+    @property
+    def pace(self) -> Pace:
+        """Return the pace of all waits together. It begins anew with each other limit."""
+        if (limit := self.limit) != self._pace.limit:
+            self._pace = paced(limit, self.clock())
+        return self._pace
+
+    @property
+    def is_known(self) -> bool:
+        """Whether what Responsys says is the account's own limit has been read."""
+        return self._own is not None
+
+    def join(self, setting: float | None = None) -> "Share":
+        """Return the share of one more wait, whose connection has *setting* as its limit, or none."""
+        share = Share(self, setting)
         share.served = self.reached
         self._shares.add(share)
+        if setting:
+            self._setting.add(share)
         return share
 
     def use(self, limit: float) -> bool:
-        """Keep to *limit* from now on; return whether that is another one than before."""
-        self.is_known = True
-        if limit == self.pace.limit:
-            return False
-        self.pace = paced(limit, self.clock())
-        return True
+        """Take *limit* as the account's own; return whether the waits keep to another limit than before."""
+        before, self._own = self.limit, limit
+        return self.limit != before
 
     def turns(self, share: "Share", now: float) -> int:
         """Return how many polls *share* may send before it is another one's turn."""
@@ -56,8 +79,9 @@ class SharedLimit:
 class Share:
     """One wait's part of a `SharedLimit`, used as a `Pace`."""
 
-    def __init__(self, of: SharedLimit) -> None:
+    def __init__(self, of: SharedLimit, setting: float | None = None) -> None:
         self._of = of
+        self.setting = setting
         self.served = 0
         """Polls sent, or left out for want of any that was due."""
         self._wants_at = inf
@@ -66,7 +90,7 @@ class Share:
     @property
     def limit(self) -> float:
         """Return how many polls a minute all waits may send."""
-        return self._of.pace.limit
+        return self._of.limit
 
     @property
     def pace(self) -> Pace:
@@ -114,7 +138,7 @@ class Share:
         self._of.pace.accepted(sent, now)
 
     def use(self, limit: float) -> bool:
-        """Let all waits keep to *limit*; return whether that is another one than before."""
+        """Take *limit* as the account's own; return whether the waits keep to another limit than before."""
         return self._of.use(limit)
 
 
@@ -124,12 +148,8 @@ class Limits:
     def __init__(self) -> None:
         self._by_account: dict[str, SharedLimit] = {}
 
-    def of(self, account: str, limit: float, *, is_set: bool, clock: Callable[[], float]) -> SharedLimit:
-        """Return the limit of *account*: *limit* a minute where it is new, or where a person set it."""
-        shared = self._by_account.get(account)
-        if shared is None:
-            shared = self._by_account[account] = SharedLimit(limit, clock)
-            shared.is_known = is_set
-        elif is_set:
-            shared.use(limit)
+    def of(self, account: str, default: float, *, clock: Callable[[], float]) -> SharedLimit:
+        """Return the limit of *account*, which is *default* a minute until more is known of it."""
+        if (shared := self._by_account.get(account)) is None:
+            shared = self._by_account[account] = SharedLimit(default, clock)
         return shared

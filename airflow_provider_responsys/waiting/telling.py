@@ -47,14 +47,25 @@ def log_outcomes(log: Any, outcomes: Mapping[str, Outcome], sizes: Mapping[str, 
                 pass
 
 
-def log_limit(log: Any, limit: int | None, default: int, error: ResponsysError | None = None) -> None:
-    """Tell at which *limit* requests are polled: the account's, or a *default*, and which *error* made it necessary."""
+def log_limit(log: Any, limit: int | None, used: int, error: ResponsysError | None = None) -> None:
+    """Tell that at most *used* polls a minute are sent: the account's *limit*, one that was set, or a default.
+
+    *error* is why the account's limit could not be read.
+    """
+    if limit and used < limit:
+        log.info(
+            "Polling at most %d requests a minute (poll_requests_per_minute of a connection that another wait uses; "
+            "the account's limit is %d)",
+            used,
+            limit,
+        )
+        return
     if limit:
         log.info("Polling at most %d requests a minute (the account's limit)", limit)
         return
     log.info(
         "Polling at most %d requests a minute (a default, as %s: set poll_requests_per_minute in the connection)",
-        default,
+        used,
         f"the account's limits can't be read: {error}" if error else "the account's limits do not name polls",
     )
 

@@ -180,6 +180,6 @@ class Watch:
 
     def _keep_to(self, limit: int | None) -> None:
         """Poll at most *limit* times a minute from now on, or go on as before if it is not known."""
-        log_limit(self._log, limit, round(self._engine.pace.limit))
         if limit and self._engine.use_limit(limit, asyncio.get_running_loop().time()):
             self._woken.set()  # the next poll is due at another time
+        log_limit(self._log, limit, round(self._engine.pace.limit))

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_responsys.errors import ResponsysError
 from airflow_provider_responsys.ledger.interface import Accepted, Earlier, Settlement
+from airflow_provider_responsys.protocol.codes import NO_ANSWER_RETRIES
 from airflow_provider_responsys.recipients.spool import Spool
-from airflow_provider_responsys.sending.engine import NO_ANSWER_TRIES, Delivery
+from airflow_provider_responsys.sending.engine import Delivery
 from airflow_provider_responsys.sending.outcome import Buckets, Resumed, Sent
 from airflow_provider_responsys.sending.run import Report
 from tests.simulation.attempt import Attempt, Flight, Outcome
@@ -63,7 +64,11 @@ class Truth:
                 self.maybe[recipient] = attempt, number
             elif self._forgotten(attempt) or self._untold(attempt, other, recipient):
                 continue
-            elif other.task is attempt.task and self._may_repeat(other, batch, recipient) and again <= NO_ANSWER_TRIES:
+            elif (
+                other.task is attempt.task
+                and self._may_repeat(other, batch, recipient)
+                and again <= 1 + NO_ANSWER_RETRIES
+            ):
                 if other is not attempt:
                     attempt.doubted.add(number)  # a refusal does not undo what the other may have done
                 self.maybe[recipient] = attempt, number

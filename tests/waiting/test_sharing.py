@@ -55,14 +55,41 @@ def test_a_wait_that_is_gone_holds_up_nobody() -> None:
 
 
 def test_a_limit_is_of_an_account() -> None:
-    """What is set for it, or found out, holds for whoever comes later."""
+    """What Responsys says of it holds for each wait that begins later."""
     limits = Limits()
 
-    first = limits.of("host/user", 200, is_set=False, clock=lambda: 0.0)
-    other = limits.of("host/other", 200, is_set=False, clock=lambda: 0.0)
+    first = limits.of("host/user", 200, clock=lambda: 0.0)
+    other = limits.of("host/other", 200, clock=lambda: 0.0)
     first.join().use(600)
-    again = limits.of("host/user", 200, is_set=False, clock=lambda: 0.0)
+    again = limits.of("host/user", 200, clock=lambda: 0.0)
 
     assert again is first is not other
     assert (again.pace.limit, again.is_known, other.is_known) == (600, True, False)
-    assert limits.of("host/user", 100, is_set=True, clock=lambda: 0.0).pace.limit == 100
+
+
+@pytest.mark.parametrize("read_first", [True, False])
+def test_the_lowest_limit_that_connections_set_holds(read_first: bool) -> None:
+    """Two waits of one account through two connections keep to it, whatever is read, and in whatever order."""
+    shared = Limits().of("host/user", 200, clock=lambda: 0.0)
+    free = shared.join()
+    if read_first:
+        free.use(1_000)
+
+    higher, lower = shared.join(60), shared.join(30)
+    if not read_first:
+        free.use(1_000)
+
+    assert [share.pace.limit for share in (free, higher, lower)] == [30, 30, 30]
+    assert free.limit == 30
+
+
+def test_a_limit_that_a_connection_sets_ends_with_its_waits() -> None:
+    """The others go on with the account's own; a wait whose connection has changed brings the new value."""
+    shared = Limits().of("host/user", 200, clock=lambda: 0.0)
+    free, setting = shared.join(), shared.join(30)
+    free.use(1_000)
+
+    del setting
+
+    assert free.pace.limit == 1_000
+    assert shared.join(90).pace.limit == free.pace.limit == 90
