@@ -13,7 +13,7 @@ PACKAGE = ROOT / NAME
 
 HOOKS = {"errors", "protocol", "transport", "recipients", "provider_info"}
 TRIGGERS = HOOKS | {"hooks", "ledgers", "metrics", "observers", "waiting"}
-SENSORS = TRIGGERS | {"triggers", "progress", "airflow_internals"}
+SENSORS = TRIGGERS | {"triggers", "progress", "airflow_internals", "links"}
 OPERATORS = SENSORS | {"sending", "ledger", "threads", "airflow_internals"}
 
 MAY_IMPORT = {
@@ -39,8 +39,9 @@ MAY_IMPORT = {
     "sensors": SENSORS,
     "operators": OPERATORS,
     "decorators": {"operators"},
-    "links": {"operators", "sensors"},
-    "plugin": {"errors", "ledger", "hooks"},
+    "links": set(),
+    "plugin": {"page"},
+    "page": {"errors", "protocol", "recipients", "ledger", "ledgers", "links", "report", "airflow_internals"},
     "cli": {"errors", "recipients", "ledger", "ledgers", "airflow_internals"},
     "__main__": {"cli"},
 }
@@ -56,6 +57,7 @@ MEET_AIRFLOW = {
     "decorators",
     "links",
     "plugin",
+    "page",
     "cli",
 }
 
