@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "threads": set(),
     "sending": {"errors", "protocol", "recipients", "ledger", "threads"},
     "waiting": {"errors", "protocol", "ledger", "threads"},
+    "report": {"errors", "protocol", "ledger"},
     "metrics": {"errors", "protocol"},
     "progress": set(),
     "observers": {"errors", "protocol", "metrics", "progress", "sending"},  # of the last one, types alone
@@ -40,8 +41,8 @@ MAY_IMPORT = {
     "operators": OPERATORS,
     "decorators": {"operators"},
     "links": {"operators", "sensors"},
-    "plugin": {"errors", "ledger", "hooks"},
-    "cli": {"errors", "recipients", "ledger", "ledgers", "airflow_internals"},
+    "plugin": {"errors", "ledger", "ledgers", "report", "recipients", "airflow_internals"},
+    "cli": {"errors", "recipients", "ledger", "ledgers", "report", "airflow_internals"},
     "__main__": {"cli"},
 }
 """A module may import the layers, or the single modules, in its row, its own layer, and nothing else of ours."""
