@@ -6,10 +6,11 @@ stored that must not be seen. Importing this module imports nothing of Airflow.
 
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
 from airflow_provider_responsys.errors import InvalidSettings
@@ -146,13 +147,14 @@ def stored_tasks(
     from airflow.models.taskinstance import TaskInstance  # noqa: PLC0415 -- for the API server alone
     from sqlalchemy import select  # noqa: PLC0415 -- the same
 
-    own = _of(TaskInstance, dag_id, run_id, task_ids, map_index)
+    def own(model: Any) -> list[Any]:
+        where = [model.dag_id == dag_id, model.run_id == run_id, model.task_id.in_(task_ids)]
+        return where if map_index is None else [*where, model.map_index == map_index]
+
     with _session() as session:
-        found = {
-            (row.task_id, row.map_index): _stored(row)
-            for row in session.execute(_task_columns(select, TaskInstance).where(*own)).all()
-        }
-        _add_values(session, found, (dag_id, run_id, task_ids, map_index), xcom_keys, note_keys)
+        rows = session.execute(_task_columns(select, TaskInstance).where(*own(TaskInstance))).all()
+        found = {(dag_id, run_id, row.task_id, row.map_index): _stored(row) for row in rows}
+        _add_values(session, found, own, xcom_keys, note_keys)
     return sorted(found.values(), key=lambda task: (task.task_id, task.map_index))
 
 
@@ -192,15 +194,30 @@ def newest_tasks_with_xcom(
         query = query.where(TaskInstance.start_date >= since)
     if until:
         query = query.where(TaskInstance.start_date < until)
-    runs: dict[tuple[str, str], dict[tuple[str, int], StoredTask]] = {}
     with _session() as session:
         rows = session.execute(query.order_by(XComModel.timestamp.desc()).limit(most)).all()
-        for row in rows:
-            runs.setdefault((row.dag_id, row.run_id), {})[row.task_id, row.map_index] = _stored(row)
-        for (dag_id, run_id), found in runs.items():
-            places = (dag_id, run_id, {task_id for task_id, _ in found}, None)
-            _add_values(session, found, places, xcom_keys, note_keys)
-    return [runs[row.dag_id, row.run_id][row.task_id, row.map_index] for row in rows]
+        found = {(row.dag_id, row.run_id, row.task_id, row.map_index): _stored(row) for row in rows}
+        for tasks in _in_pieces(list(dict.fromkeys(name[:3] for name in found)), PIECE):
+            _add_values(session, found, partial(_where_among, tasks), xcom_keys, note_keys)
+    return list(found.values())
+
+
+def tasks_of_runs(
+    tasks: Collection[tuple[str, str, str]], *, xcom_keys: Collection[str], note_keys: Collection[str]
+) -> dict[tuple[str, str, str], list[StoredTask]]:
+    """Return the task instances of some *tasks*, each named by DAG, run and task. See `stored_tasks`."""
+    from airflow.models.taskinstance import TaskInstance  # noqa: PLC0415 -- for the API server alone
+    from sqlalchemy import select  # noqa: PLC0415 -- the same
+
+    found: dict[tuple[str, str, str], dict[int, StoredTask]] = {task: {} for task in tasks}
+    if not found:
+        return {}
+    with _session() as session:
+        for row in session.execute(_task_columns(select, TaskInstance).where(_among(TaskInstance, found))).all():
+            found[row.dag_id, row.run_id, row.task_id][row.map_index] = _stored(row)
+        instances = {(*task, place): one for task, places in found.items() for place, one in places.items()}
+        _add_values(session, instances, partial(_where_among, list(found)), xcom_keys, note_keys)
+    return {task: list(places.values()) for task, places in found.items()}
 
 
 def team_of(dag_id: str) -> str | None:
@@ -216,6 +233,8 @@ def team_of(dag_id: str) -> str | None:
 
 
 TASK_INSTANCE: Final = ("dag_id", "run_id", "task_id", "map_index")
+PIECE: Final = 100
+"""Tasks that one statement names: databases bound how deep a condition is."""
 
 
 @contextmanager
@@ -225,11 +244,6 @@ def _session() -> Iterator[Any]:
 
     with create_session() as session:
         yield session
-
-
-def _of(model: Any, dag_id: str, run_id: str, task_ids: Collection[str], map_index: int | None) -> list[Any]:
-    where = [model.dag_id == dag_id, model.run_id == run_id, model.task_id.in_(task_ids)]
-    return where if map_index is None else [*where, model.map_index == map_index]
 
 
 def _task_columns(select: Any, model: Any) -> Any:
@@ -250,34 +264,53 @@ def _stored(row: Any) -> StoredTask:
     )
 
 
+def _in_pieces(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _where_among(tasks: Iterable[tuple[str, str, str]], model: Any) -> list[Any]:
+    return [_among(model, tasks)]
+
+
+def _among(model: Any, tasks: Iterable[tuple[str, str, str]]) -> Any:
+    from sqlalchemy import and_, or_  # noqa: PLC0415 -- for the API server alone
+
+    return or_(*(and_(model.dag_id == dag, model.run_id == run, model.task_id == task) for dag, run, task in tasks))
+
+
 def _add_values(
     session: Any,
-    found: Mapping[tuple[str, int], StoredTask],
-    places: tuple[str, str, Collection[str], int | None],
+    found: Mapping[tuple[str, str, str, int], StoredTask],
+    where: Callable[[Any], Sequence[Any]],
     xcom_keys: Collection[str],
     note_keys: Collection[str],
 ) -> None:
-    """Put the XCom values and notes of *places* into the tasks *found*."""
+    """Put XCom values and notes into the tasks *found*; *where* says which rows of a model are theirs."""
     from airflow.models.xcom import XComModel  # noqa: PLC0415 -- for the API server alone
-    from sqlalchemy import select  # noqa: PLC0415 -- the same
 
-    for row in session.execute(_values(select, XComModel, places, xcom_keys)).all():
-        if task := found.get((row.task_id, row.map_index)):
-            task.xcom[row.key] = XComModel.deserialize_value(row)
+    for task, row in _values(session, XComModel, found, where, xcom_keys):
+        task.xcom[row.key] = XComModel.deserialize_value(row)
     try:
         from airflow.models.task_state_store import TaskStateStoreModel  # noqa: PLC0415 -- Airflow 3.3 and newer
     except ImportError:
         return
-    for row in session.execute(_values(select, TaskStateStoreModel, places, note_keys)).all():
-        if task := found.get((row.task_id, row.map_index)):
-            task.notes[row.key] = _decoded(row.value)
+    for task, row in _values(session, TaskStateStoreModel, found, where, note_keys):
+        task.notes[row.key] = _decoded(row.value)
 
 
 def _values(
-    select: Any, model: Any, places: tuple[str, str, Collection[str], int | None], keys: Collection[str]
-) -> Any:
-    columns: Sequence[Any] = (model.task_id, model.map_index, model.key, model.value)
-    return select(*columns).where(*_of(model, *places), model.key.in_(keys))
+    session: Any,
+    model: Any,
+    found: Mapping[tuple[str, str, str, int], StoredTask],
+    where: Callable[[Any], Sequence[Any]],
+    keys: Collection[str],
+) -> Iterator[tuple[StoredTask, Any]]:
+    from sqlalchemy import select  # noqa: PLC0415 -- for the API server alone
+
+    columns = [getattr(model, name) for name in (*TASK_INSTANCE, "key", "value")]
+    for row in session.execute(select(*columns).where(*where(model), model.key.in_(keys))).all():
+        if task := found.get((row.dag_id, row.run_id, row.task_id, row.map_index)):
+            yield task, row
 
 
 def _decoded(text: str) -> Any:

@@ -33,8 +33,8 @@ from airflow_provider_responsys.ledger.sql import SqlLedger
 from airflow_provider_responsys.ledger.sql_records import Records
 from airflow_provider_responsys.ledger.tries import CLAIMED, began
 from airflow_provider_responsys.ledgers import ledger_engine
-from airflow_provider_responsys.observers import PushObserver
 from airflow_provider_responsys.links import PUSH_KEY
+from airflow_provider_responsys.observers import PushObserver
 from airflow_provider_responsys.operators import TriggerPushOperator
 from airflow_provider_responsys.protocol import pace
 from airflow_provider_responsys.sandbox import Fault, Sandbox

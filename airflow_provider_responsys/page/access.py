@@ -61,9 +61,7 @@ def from_our_page(request: Request) -> None:
 class LookUps:
     """Bounds how many recipients each user may look up in a while."""
 
-    def __init__(
-        self, most: int = LOOK_UPS, per: float = PER, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, most: int = LOOK_UPS, per: float = PER, clock: Callable[[], float] = time.monotonic) -> None:
         self._most = most
         self._per = per
         self._clock = clock

@@ -119,6 +119,7 @@ PageNumber = Annotated[int, Query(ge=1, le=100_000)]
 
 @app.get("/pushes", response_class=HTMLResponse)
 def pushes(
+    *,
     request: Request,
     user: GetUserDep,
     ledger: LedgerDep,
@@ -147,6 +148,7 @@ def pushes(
         ledger=ledger,
         pushes=shown,
         total=listed.total,
+        progress=listed.progress,
         cut=listed.cut,
         given=given,
         filtered=any(given.values()),
@@ -156,6 +158,7 @@ def pushes(
 
 @app.get("/push", response_class=HTMLResponse)
 def push(
+    *,
     request: Request,
     dag_id: Annotated[str, Depends(readable)],
     ledger: LedgerDep,
@@ -210,6 +213,7 @@ def recipient(request: Request, user: GetUserDep, ledger: LedgerDep) -> HTMLResp
 
 @app.post("/recipient", response_class=HTMLResponse, dependencies=[Depends(from_our_page)])
 def look_up(
+    *,
     request: Request,
     user: GetUserDep,
     ledger: LedgerDep,
@@ -225,9 +229,9 @@ def look_up(
         identity = identity_of(identifier, value, api_key)
     except InvalidSettings as error:
         return _recipient(request, ledger, identifier=identifier, problem=str(error), status=422)
-    found = [one for one in ledger.person(identity) if one.task]
-    allowed = {dag_id for dag_id in {one.task.dag_id for one in found if one.task} if may_read(user, dag_id)}
-    sends = [one for one in found if one.task and one.task.dag_id in allowed]
+    found = [(one, one.task.dag_id) for one in ledger.person(identity) if one.task is not None]
+    allowed = {dag_id for dag_id in {dag_id for _, dag_id in found} if may_read(user, dag_id)}
+    sends = [one for one, dag_id in found if dag_id in allowed]
     return _recipient(request, ledger, identifier=identifier, sends=sends)
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -15,7 +15,7 @@ from airflow_provider_responsys.errors import ResponsysError
 from airflow_provider_responsys.ledger.fingerprint import fingerprinter
 from airflow_provider_responsys.ledgers import ledger_conn_id_of, ledger_engine
 from airflow_provider_responsys.report import from_airflow
-from airflow_provider_responsys.report.from_airflow import Kind, TaskReport
+from airflow_provider_responsys.report.from_airflow import Kind, Progress, TaskReport
 from airflow_provider_responsys.report.model import PersonInSend, PushReport, PushState, PushSummary, PushTask
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 PAGE = 50
 """Rows of a page."""
+
+RUNNING = 200
+"""So many pushes are looked at that a ledger takes for running."""
 
 log = logging.getLogger(__name__)
 
@@ -51,10 +54,11 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:
-    """A page of a list of *total* pushes; *cut* where older ones were not looked at."""
+    """A page of a list of *total* pushes, and how far those are that run; *cut* where older ones were not looked at."""
 
     pushes: list[PushSummary]
     total: int
+    progress: Mapping[PushTask, Progress]
     cut: bool = False
 
 
@@ -79,24 +83,45 @@ class Ledger:
         """Return a page of the pushes, in doubt first."""
         offset = (wanted.page - 1) * PAGE
         if self._reports:
-            found, total = self._reports.pushes(
-                dag_ids=wanted.dag_ids,
-                campaign=wanted.campaign,
-                state=wanted.state,
-                since=wanted.since,
-                until=wanted.until,
-                offset=offset,
-                limit=PAGE,
-            )
-            return Listed(pushes=list(found), total=total)
-        known, cut = from_airflow.push_summaries(
+            return self._listed(self._reports, wanted, offset)
+        known, progress, cut = from_airflow.push_summaries(
             dag_ids=wanted.dag_ids,
             campaign=wanted.campaign,
             state=wanted.state,
             since=wanted.since,
             until=wanted.until,
         )
-        return Listed(pushes=known[offset : offset + PAGE], total=len(known), cut=cut)
+        return Listed(pushes=known[offset : offset + PAGE], total=len(known), progress=progress, cut=cut)
+
+    def _listed(self, reports: "LedgerReports", wanted: Wanted, offset: int) -> Listed:
+        """Return a page of the ledger's pushes. For a while it takes for running what Airflow knows to have ended."""
+        progress: dict[PushTask, Progress] = {}
+
+        def asked(state: PushState | None, offset: int, limit: int) -> tuple[list[PushSummary], int]:
+            found, total = reports.pushes(
+                dag_ids=wanted.dag_ids,
+                campaign=wanted.campaign,
+                state=state,
+                since=wanted.since,
+                until=wanted.until,
+                offset=offset,
+                limit=limit,
+            )
+            merged, running = from_airflow.merged_summaries(found)
+            progress.update(running)
+            return merged, total
+
+        if wanted.state is None:
+            found, total = asked(None, offset, PAGE)
+            found.sort(key=lambda push: push.state is not PushState.IN_DOUBT)
+            return Listed(pushes=found, total=total, progress=progress)
+        running, _ = asked(PushState.RUNNING, 0, RUNNING)
+        ended = [push for push in running if push.state is wanted.state]
+        first = ended[offset : offset + PAGE]
+        if wanted.state is PushState.RUNNING:
+            return Listed(pushes=first, total=len(ended), progress=progress)
+        found, total = asked(wanted.state, max(0, offset - len(ended)), PAGE - len(first))
+        return Listed(pushes=[*first, *found], total=total + len(ended), progress=progress)
 
     def push(self, task: PushTask, page: int) -> Shown:
         """Return what is known of one push."""

@@ -15,19 +15,22 @@ LEAST = 6.0
 
 HEIGHT = 160.0
 
+DASH = "\N{EN DASH}"
+"""Where there is no value."""
+
 BUCKETS = (
     ("accepted", "Accepted", "Responsys has queued their requests"),
-    ("in_flight", "No answer yet", "their requests are on the way at this moment"),
-    ("in_doubt", "In doubt", "no answer came: they may or may not have been pushed"),
+    ("in_flight", "No answer yet", "Their requests are on the way at this moment"),
+    ("in_doubt", "In doubt", "No answer came: they may or may not have been pushed"),
     ("rejected", "Rejected", "Responsys refused their requests for good"),
-    ("not_sent", "Not sent", "certainly not pushed; another try sends to them"),
-    ("withheld", "Withheld", "held back before anything was sent"),
-    ("duplicate", "Duplicate", "further rows of recipients that are counted already"),
-    ("invalid", "Invalid", "rows that name no recipient"),
+    ("not_sent", "Not sent", "Certainly not pushed; another try sends to them"),
+    ("withheld", "Withheld", "Held back before anything was sent"),
+    ("duplicate", "Duplicate", "Further rows of recipients that are counted already"),
+    ("invalid", "Invalid", "Rows that name no recipient"),
 )
 """In the order of a bar: name, label, and what it means."""
 
-TO_GO = ("to_go", "To go", "not sent to yet")
+TO_GO = ("to_go", "To go", "Not sent to yet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,13 +136,13 @@ def curve(points: Sequence[Point], began: datetime) -> Curve | None:
 
 def number(value: int | None) -> str:
     """Return a count as people read it."""
-    return "–" if value is None else f"{value:,}"
+    return DASH if value is None else f"{value:,}"
 
 
 def share(part: int, whole: int) -> str:
     """Return *part* of *whole* in per cent; never 0 % or 100 % of what is not none or all."""
     if not whole:
-        return "–"
+        return DASH
     percent = 100 * part / whole
     if 0 < part < whole:
         percent = min(99.9, max(0.1, percent))
@@ -148,17 +151,17 @@ def share(part: int, whole: int) -> str:
 
 def moment(at: datetime | None) -> str:
     """Return a moment as people read it, in UTC."""
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}" if at else "–"
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}" if at else DASH
 
 
 def clock(at: datetime | None) -> str:
     """Return the time of day of a moment, in UTC."""
-    return f"{at.astimezone(UTC):%H:%M:%S}" if at else "–"
+    return f"{at.astimezone(UTC):%H:%M:%S}" if at else DASH
 
 
 def lasted(began: datetime | None, ended: datetime | None) -> str:
     """Return how long it took, None of both as a dash."""
-    return duration(ended - began) if began and ended else "–"
+    return duration(ended - began) if began and ended else DASH
 
 
 def duration(length: timedelta) -> str:

@@ -9,12 +9,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
 
 from airflow_provider_responsys.airflow_internals import (
     StoredTask,
     newest_tasks_with_xcom,
     stored_tasks,
+    tasks_of_runs,
     tasks_with_xcom,
 )
 from airflow_provider_responsys.links import PUSH_KEY, WAIT_KEY
@@ -101,9 +101,7 @@ def task_report(task: PushTask) -> TaskReport:
     tasks = tasks_with_xcom(task.dag_id, task.run_id, (PUSH_KEY, WAIT_KEY))
     waits = tasks[WAIT_KEY]
     wanted = {task.task_id, *(waits if len(tasks[PUSH_KEY]) == 1 and len(waits) == 1 else ())}
-    found = stored_tasks(
-        task.dag_id, task.run_id, wanted, xcom_keys=(*PUSH_XCOM, *WAIT_XCOM), note_keys=(PUSH, WAIT)
-    )
+    found = stored_tasks(task.dag_id, task.run_id, wanted, xcom_keys=(*PUSH_XCOM, *WAIT_XCOM), note_keys=(PUSH, WAIT))
     own = [one for one in found if one.task_id == task.task_id and task.map_index in (None, one.map_index)]
     report = _report(task, own)
     others = {
@@ -125,8 +123,10 @@ def push_summaries(
     state: PushState | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
-) -> tuple[list[PushSummary], bool]:
+) -> tuple[list[PushSummary], dict[PushTask, Progress], bool]:
     """Return the newest pushes that Airflow knows of, in doubt first, and whether there may be older ones.
+
+    Between them is how far those are that run.
 
     *campaign* is looked for in the campaigns' names, in any case.
     """
@@ -151,7 +151,8 @@ def push_summaries(
         for push in (as_report(report).summary for report in reports)
         if state in (None, push.state) and (campaign or "").casefold() in push.campaign_name.casefold()
     ]
-    return sorted(listed, key=lambda push: push.state is not PushState.IN_DOUBT), len(found) == LISTED
+    progress = {report.task: report.progress for report in reports if report.progress}
+    return sorted(listed, key=lambda push: push.state is not PushState.IN_DOUBT), progress, len(found) == LISTED
 
 
 def as_report(found: TaskReport) -> PushReport:
@@ -178,19 +179,39 @@ def as_report(found: TaskReport) -> PushReport:
 
 
 def merged(report: PushReport, found: TaskReport | None) -> PushReport:
-    """Return a ledger's *report* with the buckets that only Airflow knows.
+    """Return a ledger's *report* with what only Airflow knows of it."""
+    return report if found is None else replace(report, summary=_merged(report.summary, found))
+
+
+def merged_summaries(pushes: Sequence[PushSummary]) -> tuple[list[PushSummary], dict[PushTask, Progress]]:
+    """Return a ledger's *pushes* with what only Airflow knows of them, and how far those are that run."""
+    names = {push.task: (push.task.dag_id, push.task.run_id, push.task.task_id) for push in pushes}
+    stored = tasks_of_runs(list(names.values()), xcom_keys=PUSH_XCOM, note_keys=(PUSH,))
+    found = {task: _report(task, stored[name]) for task, name in names.items() if stored[name]}
+    progress = {task: report.progress for task, report in found.items() if report.progress}
+    return [_merged(push, found[push.task]) if push.task in found else push for push in pushes], progress
+
+
+def _merged(push: PushSummary, found: TaskReport) -> PushSummary:
+    """Add to what a ledger knows when the task ended, and the buckets that no ledger keeps.
 
     What the ledger says of accepted and in doubt is newer: a person may have resolved
     a doubt since the task reported. The recipients of a batch that was resolved as not
     sent are in no bucket of either, and count as not sent.
     """
-    if found is None or found.buckets is None or found.buckets.read is None:
-        return report
-    ledger, told = report.summary.buckets, found.buckets
-    buckets = replace(told, accepted=ledger.accepted, in_doubt=ledger.in_doubt, in_flight=ledger.in_flight)
-    missing = (told.read or 0) - _sum(buckets)
-    buckets = replace(buckets, not_sent=max(0, buckets.not_sent + missing))
-    return replace(report, summary=replace(report.summary, buckets=buckets))
+    if found.at_work or not found.ended_at:
+        return push
+    ledger = push.buckets
+    # The task has ended: what is on the way has no one left to hear its answer.
+    in_doubt = ledger.in_doubt + ledger.in_flight
+    buckets = replace(ledger, in_doubt=in_doubt, in_flight=0)
+    if found.buckets and found.buckets.read is not None:
+        buckets = replace(found.buckets, accepted=ledger.accepted, in_doubt=in_doubt)
+        missing = (found.buckets.read or 0) - _sum(buckets)
+        buckets = replace(buckets, not_sent=max(0, buckets.not_sent + missing))
+        buckets = replace(buckets, read=_sum(buckets))
+    state = PushState.IN_DOUBT if in_doubt else PushState.ENDED
+    return replace(push, state=state, ended_at=push.ended_at or found.ended_at, buckets=buckets)
 
 
 def _report(task: PushTask, own: Sequence[StoredTask]) -> TaskReport:
@@ -290,7 +311,9 @@ def _outcomes(waits: Iterable[StoredTask]) -> tuple[Outcomes | None, dict[str, i
     requests: Counter[str] = Counter()
     for wait in waits:
         told = wait.xcom.get("return_value") or wait.notes.get(WAIT)
-        if isinstance(told, Mapping) and all(isinstance(told.get(name), Mapping) for name in ("requests", "recipients")):
+        if isinstance(told, Mapping) and all(
+            isinstance(told.get(name), Mapping) for name in ("requests", "recipients")
+        ):
             recipients.update({name: _whole(count) for name, count in told["recipients"].items()})
             requests.update({name: _whole(count) for name, count in told["requests"].items()})
             errors.update({code: _whole(count) for code, count in (told.get("errors") or {}).items()})

@@ -68,7 +68,7 @@ def sent(run_dag: Callable[[Any], Any], tmp_path_factory: pytest.TempPathFactory
     lost = [Fault("push", "lost", nth=2, when="after")]
     with Sandbox(processing_time=0.1, campaigns=("*",)) as sandbox, pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(folder / "state"))
-        patch.setenv("AIRFLOW_CONN_RESPONSYS_DEFAULT", json.dumps(sandbox.connection()))
+        patch.setenv("AIRFLOW_CONN_RESPONSYS_DEFAULT", json.dumps(sandbox.connection(timeout=1)))
         patch.setenv("AIRFLOW_CONN_LEDGER", json.dumps({"conn_type": "sqlite", "host": str(folder / "ledger.db")}))
         runs = {"well": run_dag(dag_of("well", ledger_conn_id="ledger")).run_id}
         runs["hidden"] = run_dag(dag_of("hidden", ledger_conn_id="ledger", recipients=rows(20))).run_id
@@ -94,6 +94,7 @@ def server(sent: Sent) -> Iterator[Callable[[], Any]]:
         # Airflow's server, and the web framework it stands on, warn of what they do themselves.
         warnings.simplefilter("ignore")
         patch.setenv("AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS", USERS)
+        patch.setenv("AIRFLOW__API_AUTH__JWT_SECRET", "a-secret-that-is-long-enough-" * 4)
         from airflow.api_fastapi.app import create_app  # noqa: PLC0415 -- importing Airflow's server takes seconds
         from starlette.testclient import TestClient  # noqa: PLC0415 -- the same
 

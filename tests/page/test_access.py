@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_responsys.page import access, app as page_app
+from airflow_provider_responsys.page import access
+from airflow_provider_responsys.page import app as page_app
 from airflow_provider_responsys.page.access import LookUps
 
 RECIPIENT = "person-17"
