@@ -18,8 +18,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+# With KEEP=1, Airflow stays up, and the page of the push with it.
 demo: $(STAMP)
-	@exec $(BIN)/python -m example_dags.demo.run
+	@KEEP=$(KEEP) exec $(BIN)/python -m example_dags.demo.run
 
 test: $(STAMP)
 	$(BIN)/python -m pytest --cov --cov-report=term
@@ -36,7 +37,7 @@ $(BROWSER): $(STAMP)
 # A minute on two cores: who may see the page, with the rights for single DAGs of Airflow's FAB auth manager. It has an
 # environment of its own, because it needs other versions than constraints.txt names.
 test-fab: $(STAMPFAB)
-	$(BINFAB)/python -m pytest tests/fab
+	$(BINFAB)/python -m pytest -W default tests/fab
 
 $(STAMPFAB): pyproject.toml
 	@test -x $(BINFAB)/python || $(PYTHON) -m venv .venv-fab

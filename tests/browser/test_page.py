@@ -76,9 +76,9 @@ def address(ran: Any, name: str) -> str:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_each_page_is_usable_in_both_themes_and_on_a_phone(
-    window: Any, ran: Any, name: str, theme: str, width: int, tmp_path: Path
+    *, window: Any, ran: Any, name: str, theme: str, width: int, tmp_path: Path
 ) -> None:
-    """axe finds nothing, nothing is wider than the window, and the theme is the switch's, not the computer's."""
+    """Axe finds nothing, nothing is wider than the window, and the theme is the switch's, not the computer's."""
     from axe_playwright_python.sync_playwright import Axe  # noqa: PLC0415 -- installed for these tests alone
 
     window.set_viewport_size({"width": width, "height": 900})
@@ -145,11 +145,11 @@ def test_a_running_push_is_refreshed_where_it_was_scrolled_to(window: Any, ran: 
     """The part that changes is replaced: the place and the focus stay."""
     window.set_viewport_size({"width": WIDTHS[1], "height": 600})
     window.goto(address(ran, "running"))
-    window.evaluate("document.getElementById('live').marked = true")
+    window.evaluate("document.getElementById('live').dataset.marked = 'before'")
     window.get_by_role("link", name="Outcomes as CSV").focus()
     window.evaluate("scrollTo(0, 300)")
 
-    window.wait_for_function("!document.getElementById('live').marked")
+    window.locator("#live:not([data-marked])").wait_for(state="attached")
 
     assert window.evaluate("scrollY") == 300
     assert window.evaluate("document.activeElement.textContent") == "Outcomes as CSV"
