@@ -3,10 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 CELERY := .venv/.celery
+BROWSER := .venv/.browser
+BINFAB := .venv-fab/bin
+STAMPFAB := .venv-fab/.installed
 BIN31 := .venv-3.1/bin
 STAMP31 := .venv-3.1/.installed
 
-.PHONY: demo test faults celery airflow-3.1 lint format bench clean
+.PHONY: demo test test-browser test-fab faults celery airflow-3.1 lint format bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, this is %s" % sys.version.split()[0])'
@@ -15,11 +18,32 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+# With KEEP=1, Airflow stays up, and the page of the push with it.
 demo: $(STAMP)
-	@exec $(BIN)/python -m example_dags.demo.run
+	@KEEP=$(KEEP) exec $(BIN)/python -m example_dags.demo.run
 
 test: $(STAMP)
 	$(BIN)/python -m pytest --cov --cov-report=term
+
+# Two minutes on two cores: the page in a real Chromium, through a whole Airflow. It needs the package chromium.
+test-browser: $(BROWSER)
+	$(BIN)/python -m pytest tests/browser
+
+$(BROWSER): $(STAMP)
+	@echo "Installing what drives a browser into .venv (once) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,browser]'
+	@touch $@
+
+# A minute on two cores: who may see the page, with the rights for single DAGs of Airflow's FAB auth manager. It has an
+# environment of its own, because it needs other versions than constraints.txt names.
+test-fab: $(STAMPFAB)
+	$(BINFAB)/python -m pytest -W default tests/fab
+
+$(STAMPFAB): pyproject.toml
+	@test -x $(BINFAB)/python || $(PYTHON) -m venv .venv-fab
+	@echo "Installing Airflow with FAB into .venv-fab (a minute or two, once) ..."
+	@$(BINFAB)/python -m pip install --quiet --disable-pip-version-check apache-airflow==3.3.2 apache-airflow-providers-fab apache-airflow-providers-sqlite 'pytest>=9' --editable .
+	@touch $@
 
 # An hour and a quarter on two cores: simulated schedules, then real processes, kills, outages, stalls and late writes.
 faults: $(STAMP)
@@ -68,4 +92,4 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.submit
 
 clean:
-	rm -rf .venv .venv-3.1 .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
+	rm -rf .venv .venv-3.1 .venv-fab .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage

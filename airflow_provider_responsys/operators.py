@@ -25,6 +25,7 @@ from airflow_provider_responsys.ledger import tries
 from airflow_provider_responsys.ledger.fingerprint import fingerprinter
 from airflow_provider_responsys.ledger.memory import MemoryLedger
 from airflow_provider_responsys.ledgers import ledger_conn_id_of, push_ledger, send_key_of
+from airflow_provider_responsys.links import PushReportLink, show_link
 from airflow_provider_responsys.metrics import Metrics
 from airflow_provider_responsys.observers import PushObserver
 from airflow_provider_responsys.progress import PUSH, TaskStateNote
@@ -157,6 +158,7 @@ class TriggerPushOperator(RendersAside, BaseOperator):
     )
     template_ext: Sequence[str] = (".sql",)
     template_fields_renderers = {"sql": "sql", "parameters": "json"}  # noqa: RUF012 -- Airflow's own form
+    operator_extra_links = (PushReportLink(),)
     ui_color = "#f3d9d0"
 
     def __init__(
@@ -233,6 +235,7 @@ class TriggerPushOperator(RendersAside, BaseOperator):
 
     def execute(self, context: "Context") -> dict[str, Any]:
         """Send the campaign; return who was accepted and who was not."""
+        show_link(PushReportLink(), context)
         self._inbox = SimpleQueue()
         self._stop, self._stopped_at = None, math.inf
         if self._stopped_early:

@@ -105,6 +105,7 @@ def get_provider_info() -> dict[str, Any]:
                 "conn-fields": CONNECTION_FIELDS,
             }
         ],
+        "extra-links": [f"{PACKAGE}.links.PushReportLink", f"{PACKAGE}.links.WaitReportLink"],
         # Airflow 3.2 and newer; older ones take no notice of it.
         "cli": [f"{PACKAGE}.cli.get_cli_commands"],
         "config": {

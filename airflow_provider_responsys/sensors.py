@@ -25,6 +25,7 @@ from airflow_provider_responsys.errors import (
 )
 from airflow_provider_responsys.hooks import ResponsysHook, new_tracking_id, polls_per_minute
 from airflow_provider_responsys.ledgers import ledger_conn_id_of, ledger_engine
+from airflow_provider_responsys.links import WaitReportLink, show_link
 from airflow_provider_responsys.metrics import Metrics
 from airflow_provider_responsys.observers import WaitObserver
 from airflow_provider_responsys.progress import WAIT, TaskStateNote
@@ -115,6 +116,7 @@ class PushRequestSensor(PokesInTime, BaseSensorOperator):
 
     template_fields = ("request_ids", "responsys_conn_id")
     first_delay = FIRST_DELAY
+    operator_extra_links = (WaitReportLink(),)
     ui_color = "#f3e6d0"
 
     def __init__(
@@ -153,6 +155,7 @@ class PushRequestSensor(PokesInTime, BaseSensorOperator):
 
     def execute(self, context: "Context") -> Any:
         """Wait, or defer to a trigger that does, and return the counts."""
+        show_link(WaitReportLink(), context)
         try:
             state = self._begin(context)
             if not state.open:

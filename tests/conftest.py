@@ -172,7 +172,7 @@ def airflow_db() -> None:
         import airflow.api_fastapi.execution_api.app  # noqa: F401, PLC0415 -- imported here for its warning only
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_dag(airflow_db: None) -> Callable[[Any], Any]:
     """Give a function that runs a DAG to its end in this process, triggers included, and returns the run."""
 

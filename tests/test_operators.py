@@ -31,6 +31,7 @@ from airflow_provider_responsys.ledger.sql import SqlLedger
 from airflow_provider_responsys.ledger.sql_records import Records
 from airflow_provider_responsys.ledger.tries import CLAIMED, began
 from airflow_provider_responsys.ledgers import ledger_engine
+from airflow_provider_responsys.links import PUSH_KEY
 from airflow_provider_responsys.observers import PushObserver
 from airflow_provider_responsys.operators import TriggerPushOperator
 from airflow_provider_responsys.protocol import pace
@@ -601,7 +602,7 @@ def test_a_try_that_begins_after_its_successor_leaves_no_trace(
 
     assert ids == [str(push.ti.id)]
     assert [type(failure) for failure in push.failures] == [Fenced]
-    assert [call.kwargs["key"] for call in xcoms.call_args_list] == [began(1)]
+    assert [call.kwargs["key"] for call in xcoms.call_args_list] == [PUSH_KEY, began(1)]
     assert sandbox.pushes == {}
 
 

@@ -4,18 +4,28 @@ Succeeded means handed to Responsys' personalization queue, not delivered.
 """
 
 import json
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from secrets import token_bytes
 from typing import Any
 
-from sqlalchemy import delete, exists, func, insert, select, update
+from sqlalchemy import delete, exists, insert, select, update
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.sql import ColumnElement
 
 from airflow_provider_responsys.errors import LedgerFailed, NotInLedger
 from airflow_provider_responsys.ledger.interface import FINGERPRINT_BYTES
+from airflow_provider_responsys.ledger.sql_reading import (
+    batch_rows,
+    claims_of,
+    failure_of,
+    in_order,
+    in_pieces,
+    last_answer_at,
+    place_in_request,
+    resolution_of,
+    send_records,
+    state_of,
+)
 from airflow_provider_responsys.ledger.sql_schema import MUCH, Database
 from airflow_provider_responsys.ledger.sql_tables import (
     NOT_SENT,
@@ -33,13 +43,9 @@ from airflow_provider_responsys.ledger.sql_values import (
     BatchRecord,
     PersonRecord,
     RequestOutcome,
-    Resolution,
     SendRecord,
-    State,
     TraceRecord,
 )
-
-LOOK_UP = 500  # ids that one statement names: SQLite took 999 parameters for long
 
 
 class Records:
@@ -112,23 +118,24 @@ class Records:
 
     def sends(self) -> list[SendRecord]:
         """Return every send, newest first."""
-        return self._sends()
+        with self._database.transaction() as connection:
+            return send_records(connection)
 
     def send(self, send_key: str) -> SendRecord | None:
         """Return the send of *send_key*, None if there is none."""
-        return next(iter(self._sends(sends.c.send_hash == digest(send_key))), None)
+        with self._database.transaction() as connection:
+            return next(iter(send_records(connection, sends.c.send_hash == digest(send_key))), None)
 
     def show(self, send_key: str) -> list[BatchRecord]:
         """Return every batch of *send_key*, oldest first."""
-        query = _batches().where(sends.c.send_hash == digest(send_key))
-        query = query.order_by(tries.c.began_at, tries.c.task_instance_id, tries.c.start, batches.c.number)
+        query = batch_rows().where(sends.c.send_hash == digest(send_key))
         with self._database.transaction() as connection:
-            return [_batch(row) for row in connection.execute(query).all()]
+            return [_batch(row) for row in connection.execute(query.order_by(*in_order())).all()]
 
     def batch(self, batch_id: int) -> BatchRecord | None:
         """Return one batch, None if it is not there."""
         with self._database.transaction() as connection:
-            row = connection.execute(_batches().where(batches.c.id == batch_id)).first()
+            row = connection.execute(batch_rows().where(batches.c.id == batch_id)).first()
         return None if row is None else _batch(row)
 
     def settle_by_hand(self, batch_id: int, *, sent: bool, by: str, reason: str, force: bool = False) -> None:
@@ -162,13 +169,7 @@ class Records:
     def person(self, fingerprint: bytes) -> list[PersonRecord]:
         """Return every push of one recipient, newest first."""
         with self._database.transaction() as connection:
-            found = [
-                row
-                for ids in _in_pieces(connection.execute(select(sends.c.id)).scalars().all())
-                for row in connection.execute(_pushes_of(fingerprint, ids)).all()
-            ]
-            found.sort(key=lambda row: row.claimed_at, reverse=True)
-            return [_person(connection, row) for row in found]
+            return [_person(connection, claim) for claim in claims_of(connection, fingerprint)]
 
     def forget(self, fingerprint: bytes, *, by: str, reason: str = "") -> int:
         """Erase one recipient from every send; return of how many. Counts and positions of the others stay."""
@@ -177,7 +178,7 @@ class Records:
         def erase(connection: Connection) -> int:
             found = [
                 send_id
-                for ids in _in_pieces(connection.execute(select(sends.c.id)).scalars().all())
+                for ids in in_pieces(connection.execute(select(sends.c.id)).scalars().all())
                 for send_id in connection.execute(_sends_to(fingerprint, ids)).scalars().all()
             ]
             for send_id in found:
@@ -221,29 +222,6 @@ class Records:
             rows = connection.execute(select(*columns).order_by(traces.c.id.desc())).all()
         return [TraceRecord(*row) for row in rows]
 
-    def _sends(self, *which: "ColumnElement[bool]") -> list[SendRecord]:
-        """Return the sends that *which* selects, newest first."""
-        query = select(sends).where(*which).order_by(sends.c.created_at.desc(), sends.c.id.desc())
-        ids = select(sends.c.id).where(*which)
-        with self._database.transaction() as connection:
-            found = connection.execute(query).all()
-            of_tries = select(tries.c.send_id, func.count()).where(tries.c.send_id.in_(ids)).group_by(tries.c.send_id)
-            begun = {send_id: int(count) for send_id, count in connection.execute(of_tries)}
-            sizes: dict[int, Counter[State]] = {}
-            for row in connection.execute(_by_state().where(batches.c.send_id.in_(ids))):
-                sizes.setdefault(row.send_id, Counter())[_state(row)] += int(row.size)
-        return [
-            SendRecord(
-                send_key=row.send_key,
-                account=row.account,
-                campaign_name=json.loads(row.identity).get("campaign_name", ""),
-                created_at=row.created_at,
-                tries=begun.get(row.id, 0),
-                recipients=dict(+sizes.get(row.id, Counter())),
-            )
-            for row in found
-        ]
-
 
 def _of(send_key: str, query: Any) -> Any:
     """Return *query* over the accepted requests of *send_key* that count."""
@@ -252,44 +230,7 @@ def _of(send_key: str, query: Any) -> Any:
     )
 
 
-def _by_state() -> Any:
-    """Return a query for the recipients of each send by what `_state` looks at."""
-    known: tuple[ColumnElement[Any], ...] = (
-        batches.c.send_id,
-        batches.c.forgotten_at.is_not(None).label("forgotten_at"),
-        batches.c.resolved_as,
-        batches.c.settled_at.is_not(None).label("settled_at"),
-        batches.c.outcome_at.is_not(None).label("outcome_at"),
-        batches.c.request_error,
-    )
-    sums = (func.sum(batches.c.size).label("size"), func.max(batches.c.moved).label("moved"))
-    return select(*known, *sums).group_by(*known)
-
-
-def _state(row: Any) -> State:
-    if row.forgotten_at and row.resolved_as == NOT_SENT:
-        return State.NOT_SENT
-    if row.forgotten_at:
-        return State.MOVED if row.moved and not row.size else State.FORGOTTEN
-    if row.request_error:
-        return State.FAILED
-    if row.outcome_at:
-        return State.FINISHED
-    return State.ACCEPTED if row.settled_at else State.IN_DOUBT
-
-
-def _batches() -> Any:
-    """Return a query for batches, as `_batch` reads them."""
-    return (
-        select(batches, tries.c.try_number, sends.c.send_key, task_instances.c.name.label("task_instance"))
-        .join(tries, tries.c.id == batches.c.try_id)
-        .join(task_instances, task_instances.c.id == tries.c.task_instance_id)
-        .join(sends, sends.c.id == batches.c.send_id)
-    )
-
-
 def _batch(row: Any) -> BatchRecord:
-    resolution = Resolution(row.resolved_as, row.resolved_by, row.resolved_at, row.resolve_reason)
     return BatchRecord(
         batch_id=row.id,
         send_key=row.send_key,
@@ -297,7 +238,7 @@ def _batch(row: Any) -> BatchRecord:
         try_number=row.try_number,
         number=row.number,
         size=row.size,
-        state=_state(row),
+        state=state_of(row),
         claimed_at=row.claimed_at,
         settled_at=row.settled_at,
         request_id=row.request_id,
@@ -307,7 +248,7 @@ def _batch(row: Any) -> BatchRecord:
         succeeded=row.succeeded or 0,
         failed={code: len(positions) for code, positions in json.loads(row.failed or "{}").items()},
         request_error=row.request_error,
-        resolution=resolution if row.resolved_at else None,
+        resolution=resolution_of(row),
     )
 
 
@@ -320,9 +261,9 @@ def _claimed_when() -> Any:
 
 def _check_is_over(batch_id: int, row: Any, now: datetime) -> None:
     """Raise while the answer of a batch may still come, or its try may still send it."""
-    last = max(row.claimed_at, row.last_write_at)
-    until = last + timedelta(seconds=row.answer_within)
+    until = last_answer_at(row.claimed_at, row.last_write_at, row.answer_within)
     if now < until:
+        last = max(row.claimed_at, row.last_write_at)
         raise LedgerFailed(
             f"Batch {batch_id} may still be answered: its try wrote to the ledger at {last:%T} UTC, and an answer may "
             f"take {row.answer_within:.0f} s. Look again after {until:%T} UTC; --force resolves it now"
@@ -343,25 +284,9 @@ def _remove(connection: Connection, send_id: int) -> None:
     for table in (claims, batches, tries):
         connection.execute(delete(table).where(table.c.send_id == send_id))
     connection.execute(delete(sends).where(sends.c.id == send_id))
-    for piece in _in_pieces(ids):
+    for piece in in_pieces(ids):
         without = ~exists().where(tries.c.task_instance_id == task_instances.c.id)
         connection.execute(delete(task_instances).where(task_instances.c.id.in_(piece), without))
-
-
-def _in_pieces(ids: Sequence[int]) -> Iterator[Sequence[int]]:
-    """Yield *ids*, as many at a time as one statement takes."""
-    for start in range(0, len(ids), LOOK_UP):
-        yield ids[start : start + LOOK_UP]
-
-
-def _pushes_of(fingerprint: bytes, send_ids: Sequence[int]) -> Any:
-    """Return a query for one recipient's claims; told the sends, the database finds them by the primary key."""
-    return (
-        select(claims.c.batch_id, claims.c.position, sends.c.send_key, batches)
-        .join(batches, batches.c.id == claims.c.batch_id)
-        .join(sends, sends.c.id == claims.c.send_id)
-        .where(claims.c.fingerprint == fingerprint, claims.c.send_id.in_(send_ids))
-    )
 
 
 def _sends_to(fingerprint: bytes, send_ids: Sequence[int]) -> Any:
@@ -369,10 +294,6 @@ def _sends_to(fingerprint: bytes, send_ids: Sequence[int]) -> Any:
     return select(claims.c.send_id).where(claims.c.fingerprint == fingerprint, claims.c.send_id.in_(send_ids))
 
 
-def _person(connection: Connection, row: Any) -> PersonRecord:
-    """Find one recipient's outcome by its position among those whom its batch won."""
-    ahead = select(func.count()).where(claims.c.batch_id == row.batch_id, claims.c.position < row.position)
-    position = connection.execute(ahead).scalar_one()
-    failed = json.loads(row.failed or "{}")
-    code = next((code for code, positions in failed.items() if position in positions), None)
-    return PersonRecord(row.send_key, row.claimed_at, _state(row), row.request_id, code or row.request_error)
+def _person(connection: Connection, claim: Any) -> PersonRecord:
+    code = failure_of(claim, place_in_request(connection, claim)) or claim.request_error
+    return PersonRecord(claim.send_key, claim.claimed_at, state_of(claim), claim.request_id, code)

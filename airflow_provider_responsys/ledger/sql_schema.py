@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import func, insert, inspect, select
 from sqlalchemy.engine import Connection, Engine
@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from airflow_provider_responsys.databases import is_permanent
 from airflow_provider_responsys.errors import InvalidSettings, LedgerFailed, LedgerUnreachable, StateLost
 from airflow_provider_responsys.ledger.fingerprint import key_id, new_key
-from airflow_provider_responsys.ledger.sql_session import LOCK_WAIT, LONGEST, ready
+from airflow_provider_responsys.ledger.sql_session import LOCK_WAIT, LONGEST, READS, ready
 from airflow_provider_responsys.ledger.sql_tables import MYSQL, VERSION, claims, ledger_table, metadata
 
 ROWS_PER_INSERT = 5_000  # 300 kB of SQL: MySQL takes by default 4 MB or more
@@ -60,11 +60,15 @@ class Database:
         It may take *seconds* where that is more than usual: there is much to delete.
         """
         engine = self._engine if seconds is None else self._engine.execution_options(**{LONGEST: seconds})
-        try:
-            with engine.begin() as connection:
-                yield connection
-        except SQLAlchemyError as error:
-            raise _failure(error, engine.url.database) from error
+        with _named(engine) as connection:
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Give a connection that reads one state of the tables, and keeps no writer out."""
+        options: dict[str, Any] = {} if self.dialect == "sqlite" else {"isolation_level": "REPEATABLE READ"}
+        with _named(self._engine.execution_options(**{READS: True, **options})) as connection:
+            yield connection
 
     def attempt(self, work: Callable[[Connection], T], *, seconds: int | None = None) -> T:
         """Do *work* in a transaction, again where it came to nothing because it met another one."""
@@ -81,6 +85,14 @@ class Database:
     def prepare(self, now: datetime) -> bytes:
         """Make the tables where there are none, check their version, and return the fingerprint key."""
         return self.attempt(lambda connection: _prepare(connection, now))
+
+    def fingerprint_key(self) -> bytes | None:
+        """Check the version of the tables and return the fingerprint key; make no tables: None where there are none."""
+        with self.reading() as connection:
+            key = _find_key(connection)
+            if key is None:
+                _check_no_claims(connection)
+            return key
 
     def insert_claims(self, connection: Connection, send_id: int, rows: Sequence[ClaimRow]) -> int:
         """Insert those of *rows*, in their order, that no batch holds; return how many.
@@ -128,6 +140,16 @@ def met_another(error: BaseException | None) -> bool:
     return isinstance(error, IntegrityError) or not codes.isdisjoint(MET_ANOTHER)
 
 
+@contextmanager
+def _named(engine: Engine) -> Iterator[Connection]:
+    """Give a connection in a transaction of *engine*; name what goes wrong."""
+    try:
+        with engine.begin() as connection:
+            yield connection
+    except SQLAlchemyError as error:
+        raise _failure(error, engine.url.database) from error
+
+
 def _failure(error: SQLAlchemyError, database: str | None) -> LedgerFailed:
     """Return *error* of *database* without its statement and parameters, named for whether it may pass."""
     original = getattr(error, "orig", None)
@@ -150,11 +172,17 @@ def _prepare(connection: Connection, now: datetime) -> bytes:
 
 
 def _prepare_alone(connection: Connection, now: datetime) -> bytes:
+    key = _find_key(connection)
+    return _make(connection, now) if key is None else key
+
+
+def _find_key(connection: Connection) -> bytes | None:
+    """Return the fingerprint key, None where there are no tables; raise for tables of another version."""
     # Only the version is asked for by itself: another version's table may lack the other columns.
     version = select(ledger_table.c.version)
     row = connection.execute(version).first() if inspect(connection).has_table(ledger_table.name) else None
     if row is None:
-        return _make(connection, now)
+        return None
     if row.version < VERSION:
         raise LedgerFailed(
             f"The ledger's tables have version {row.version}, of before the first release, and this provider writes "
@@ -172,13 +200,18 @@ def _prepare_alone(connection: Connection, now: datetime) -> bytes:
 
 def _make(connection: Connection, now: datetime) -> bytes:
     """Make the tables and a fingerprint key, unless there are claims that were made with another key."""
-    if inspect(connection).has_table(claims.name) and connection.execute(select(claims.c.batch_id).limit(1)).first():
-        raise StateLost(KEY_LOST)
+    _check_no_claims(connection)
     metadata.create_all(connection)
     key = new_key()
     row = {"id": 1, "version": VERSION, "fingerprint_key": key.hex(), "fingerprint_key_id": key_id(key)}
     connection.execute(insert(ledger_table).values(**row, created_at=now))
     return key
+
+
+def _check_no_claims(connection: Connection) -> None:
+    """Raise where there is no fingerprint key, and claims that were made with one."""
+    if inspect(connection).has_table(claims.name) and connection.execute(select(claims.c.batch_id).limit(1)).first():
+        raise StateLost(KEY_LOST)
 
 
 def _checked(text: str, its_id: str) -> bytes:

@@ -39,6 +39,9 @@ PING: Final = 5
 LONGEST: Final = "responsys_longest"
 """Execution option: seconds for a transaction, and for each of its statements, that has much to delete."""
 
+READS: Final = "responsys_reads"
+"""Execution option: whether a transaction only reads, so that it need not keep writers out of a file."""
+
 KEEPALIVE: Final = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 20_000}
 """TCP: an address gone dark is noticed after 20 seconds, also while an answer is awaited. The last in milliseconds."""
 
@@ -171,7 +174,7 @@ def _leave_transactions_to_us(connection: Any, record: object) -> None:  # noqa:
 
 
 def _begin_immediately(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get(READS) else "BEGIN IMMEDIATE")
 
 
 def _keep_no_statements(connection: Any, record: object) -> None:  # noqa: ARG001 -- SQLAlchemy's signature

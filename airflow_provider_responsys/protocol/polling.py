@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -46,6 +47,9 @@ STATUSES = UNFINISHED | {SUCCESS, "UNKNOWN", "ERROR", "FAILURE", "PROCESSING"}
 
 ANSWER_PER_ID = 128 * 1024
 """Bytes of an answer for each id that was asked about: 200 recipients with several results each"""
+
+KEPT = timedelta(hours=24)
+"""How long Responsys keeps results (AFTM polling page), from the request on; another page says, from its processing."""
 
 ROWS_DIFFER = "ROW_COUNT_DIFFERS"
 """Of a request with more or fewer results than recipients: they can't be matched."""

@@ -32,12 +32,14 @@ class Buckets:
     """Recipients by their outcome, as far as the record knows them.
 
     *read* is None where only Airflow knows (XCom ``recipients``), and the parts that no ledger keeps are then 0.
+    *in_flight* are claimed, and their answers may still come; a push that has ended has none.
     """
 
     read: int | None = None
     accepted: int = 0
     rejected: int = 0
     in_doubt: int = 0
+    in_flight: int = 0
     not_sent: int = 0
     withheld: int = 0
     duplicate: int = 0
@@ -55,7 +57,9 @@ class PushSummary:
     state: PushState
     began_at: datetime
     ended_at: datetime | None
+    """None also where its last try was killed."""
     tries: int
+    """The tries of the task instance; of a mapped task, the most that one map index had."""
     requests: int
     buckets: Buckets
 
@@ -86,8 +90,12 @@ class BatchReport:
 
     batch_id: int
     send_key: str
+    task_instance: str
+    """Its name in the ledger: DAG, task, run and map index."""
     map_index: int
     try_number: int
+    number: int
+    """Of the batch, in its try."""
     size: int
     state: str
     """As `airflow responsys show` names it."""
@@ -105,8 +113,10 @@ class BatchReport:
     request_error: str | None = None
     resolved: str | None = None
     """Who resolved its doubt as what, when and why; or None."""
+    awaited: bool = False
+    """Whether it is in doubt only until its answer comes, which it still may."""
     settle_command: str | None = None
-    """What a person types to resolve it, where it is in doubt."""
+    """What a person types to resolve it, where it is in doubt and no answer will come."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +150,7 @@ class PersonInSend:
     send_key: str
     claimed_at: datetime
     bucket: str
+    """``accepted`` or ``in doubt``."""
     request_id: str | None = None
     position: int | None = None
     outcome: str | None = None

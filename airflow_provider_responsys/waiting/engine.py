@@ -7,11 +7,11 @@ came of each, and looks again at `next_at`. All times are of one clock, in secon
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from airflow_provider_responsys.errors import LimitExceeded, Refused, ResponsysError, SendRefused, TryLater, code_of
 from airflow_provider_responsys.protocol.pace import Pace
-from airflow_provider_responsys.protocol.polling import UNANSWERED, Failed, Gone, Outcome
+from airflow_provider_responsys.protocol.polling import KEPT, UNANSWERED, Failed, Gone, Outcome
 from airflow_provider_responsys.protocol.results import Results
 from airflow_provider_responsys.waiting.schedule import PASSING, Patience, Schedule, paced
 from airflow_provider_responsys.waiting.sharing import Share
@@ -19,9 +19,6 @@ from airflow_provider_responsys.waiting.state import WaitState
 
 EARLY = 0.1
 """How much of the poll interval a request may be polled early, in a poll that has room for it."""
-
-KEPT = timedelta(hours=24)
-"""How long Responsys keeps results (AFTM polling page)."""
 
 NOT_BELIEVED = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Poll intervals until a request is polled again whose results are said to be gone, or its id to be none, too early:

@@ -1,9 +1,11 @@
 """The main job, once, without an account: sandbox, a table of recipients, Airflow, and the report.
 
-Everything it makes is in a temporary folder, and everything it starts is stopped again.
+Everything it makes is in a temporary folder, and everything it starts is stopped again: at once, or with KEEP=1 in
+the environment when it is interrupted.
 """
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -13,9 +15,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import requests
 
@@ -29,6 +32,7 @@ PROCESSING = 8
 """Seconds until an answer is there: the first look finds none, so the wait is handed to the triggerer."""
 OTHERS = ("rejected", "in_doubt", "not_sent", "duplicate", "invalid")
 RECIPIENTS = 1_200
+KEEP = os.environ.get("KEEP", "") not in {"", "0"}
 NO_DEVICE_EVERY = 97
 """Every so manieth recipient has no device: Responsys answers NO_RECIPIENT_FOUND for those."""
 
@@ -38,34 +42,47 @@ def main() -> int:
     # Also where somebody started it with interrupts ignored, as a shell does in the background.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="responsys-demo-"))
     try:
-        database = folder / "marketing.db"
-        fill(database)
+        fill(folder / "marketing.db")
         with sandbox(folder) as url:
-            say(f"Sandbox at {url}, {RECIPIENTS} recipients in a SQLite table. Starting Airflow …")
-            environment = {
-                "AIRFLOW_CONN_RESPONSYS_DEFAULT": json.dumps(
-                    {"conn_type": "responsys", "host": url, "login": USER, "password": PASSWORD}
-                ),
-                "AIRFLOW_CONN_MARKETING_DB": json.dumps({"conn_type": "sqlite", "host": str(database)}),
-            }
-            with Standalone(DAGS, environment) as airflow:
-                say(f"Airflow is up after {time.monotonic() - began:.0f} s. Running the DAG push_campaign …")
-                started = time.monotonic()
-                run_id = airflow.run("push_campaign")
-                state = airflow.state("push_campaign", run_id)
-                pushed = airflow.xcom("push_campaign", run_id, "push")
-                waited = airflow.xcom("push_campaign", run_id, "wait")
-                took = time.monotonic() - started
-            seen = requests.get(f"{url}/sandbox/report", timeout=30).json()
+            return push(folder, url)
     except KeyboardInterrupt:
         say("Interrupted: everything is stopped.")
         return 130
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return report(state, pushed, waited, seen, took)
+
+
+def push(folder: Path, url: str) -> int:
+    """Run the campaign in an Airflow of its own, and report; leave that up where it is asked for."""
+    began = time.monotonic()
+    say(f"Sandbox at {url}, {RECIPIENTS} recipients in a SQLite table. Starting Airflow …")
+    responsys = {"conn_type": "responsys", "host": url, "login": USER, "password": PASSWORD}
+    environment = {
+        "AIRFLOW_CONN_RESPONSYS_DEFAULT": json.dumps(responsys),
+        "AIRFLOW_CONN_MARKETING_DB": json.dumps({"conn_type": "sqlite", "host": str(folder / "marketing.db")}),
+        "AIRFLOW_CONN_RESPONSYS_LEDGER": json.dumps({"conn_type": "sqlite", "host": str(folder / "ledger.db")}),
+        "AIRFLOW__RESPONSYS__LEDGER_CONN_ID": "responsys_ledger",
+    }
+    with Standalone(DAGS, environment) as airflow:
+        say(f"Airflow is up after {time.monotonic() - began:.0f} s. Running the DAG push_campaign …")
+        started = time.monotonic()
+        run_id = airflow.run("push_campaign")
+        state = airflow.state("push_campaign", run_id)
+        pushed = airflow.xcom("push_campaign", run_id, "push")
+        waited = airflow.xcom("push_campaign", run_id, "wait")
+        took = time.monotonic() - started
+        seen = requests.get(f"{url}/sandbox/report", timeout=30).json()
+        status = report(state, pushed, waited, seen, took)
+        tab = f"{airflow.url}/dags/push_campaign/runs/{quote(run_id)}/tasks/push/plugin/responsys-push"
+        if KEEP:
+            say(f"Pushes       {airflow.url}/plugin/responsys-pushes\nThis push    {tab}\n\nCtrl-C stops Airflow.")
+            with suppress(KeyboardInterrupt):
+                airflow.wait()
+        else:
+            say("The page     make demo KEEP=1 leaves Airflow up, with the page of this push in it")
+    return status
 
 
 def fill(database: Path) -> None:

@@ -139,6 +139,11 @@ class Standalone:
         value = found["value"]
         return json.loads(value) if isinstance(value, str) and value[:1] in "{[" else value
 
+    def wait(self) -> None:
+        """Wait until a component ends, or a signal comes."""
+        for process in self._processes.values():
+            process.wait()
+
     def get(self, path: str) -> Any:
         """Return what the API says at *path*, or None where there is nothing."""
         answer = self._session.get(f"{self.url}/api/v2{path}", timeout=30)

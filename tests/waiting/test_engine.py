@@ -17,6 +17,7 @@ from airflow_provider_responsys.errors import (
 )
 from airflow_provider_responsys.protocol.pace import SCOUT
 from airflow_provider_responsys.protocol.polling import (
+    KEPT,
     PURGED,
     UNANSWERED,
     Failed,
@@ -25,7 +26,7 @@ from airflow_provider_responsys.protocol.polling import (
     Outcome,
     Processing,
 )
-from airflow_provider_responsys.waiting.engine import KEPT, NOT_BELIEVED, WaitEngine
+from airflow_provider_responsys.waiting.engine import NOT_BELIEVED, WaitEngine
 from airflow_provider_responsys.waiting.schedule import TROUBLE_WAITS, paced
 from airflow_provider_responsys.waiting.state import WaitState
 
