@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -712,7 +713,7 @@ def test_nothing_occupies_the_event_loops_own_executor(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, mocker: Any
 ) -> None:
     """All triggers share its few threads: logins, name look-ups, large answers and counters have others."""
-    extra = {**sandbox.connection(), "host": sandbox.connection()["host"].replace("127.0.0.1", "localhost")}
+    extra = {**sandbox.connection(), "host": str(sandbox.connection()["host"]).replace("127.0.0.1", "localhost")}
     monkeypatch.setattr(aio, "LARGE", 100)
     ids = pushed(["C1"], ["C2", "C3"])
     monkeypatch.setenv(CONNECTION, json.dumps(extra))
@@ -743,7 +744,7 @@ def test_a_monitoring_system_that_hangs_holds_up_no_wait(sandbox: Sandbox, monke
         threads.add(threading.get_ident())
         over.wait(60.0)
 
-    monkeypatch.setattr(metrics.Stats, "incr", hangs, raising=False)
+    monkeypatch.setattr(metrics, "Stats", SimpleNamespace(incr=hangs))
 
     event = run(trigger(pushed(["C1"])))
     over.set()
