@@ -16,7 +16,7 @@ from airflow_provider_responsys.errors import (
     ResponsysError,
 )
 from airflow_provider_responsys.hooks import (
-    POLLS_PER_MINUTE,
+    USUAL_LIMIT,
     account_of,
     new_tracking_id,
     user_agent,
@@ -242,7 +242,7 @@ class PushRequestTrigger(BaseTrigger):
         async with driver(account, user_agent=user_agent(), memory=memory, reread=reread) as line:
             ids_per_poll = account.family.ids_per_poll
             setting = account.poll_requests_per_minute
-            shared = LIMITS.of(account.name, POLLS_PER_MINUTE, clock=loop.time)
+            shared = LIMITS.of(account.name, USUAL_LIMIT, clock=loop.time)
             engine = WaitEngine(
                 state,
                 pace=shared.join(setting),
