@@ -24,6 +24,9 @@ from airflow_provider_responsys.errors import (
     StateLost,
     code_of,
 )
+from airflow_provider_responsys.files.doubts import write_doubts
+from airflow_provider_responsys.files.recipients_file import RecipientsFile
+from airflow_provider_responsys.files.storage import Target
 from airflow_provider_responsys.hooks import ResponsysHook, new_tracking_id
 from airflow_provider_responsys.ledger import tries
 from airflow_provider_responsys.ledger.fingerprint import fingerprinter
@@ -127,6 +130,9 @@ class TriggerPushOperator(RendersAside, BaseOperator):
         and without either Airflow's task state store
     :param in_doubt_path: object storage path to write the recipients in doubt to, as
         JSON lines (templated)
+    :param recipients_path: object storage path to write the outcome of each row of the
+        source to, as JSON lines or CSV by its suffix, ``.jsonl`` or ``.csv``, or either
+        with ``.gz`` (templated). That of a mapped push holds ``{{ ti.map_index }}``
     :param message_expiration: seconds that a push may wait in Responsys' queue;
         ``asyncApi`` only, where Responsys' own default is an hour
     :param requests_per_minute: pace; otherwise the connection's, the account's own
@@ -144,7 +150,15 @@ class TriggerPushOperator(RendersAside, BaseOperator):
     ``withheld``, ``duplicate`` and ``invalid``, which add up to ``read``. ``problem``
     is why the task failed, in counts and codes, or none. Each is also an XCom key of
     its own. All of it is pushed as well when the task fails, unless another try has
-    taken its place.
+    taken its place. ``recipients_path`` is where the file is, or none; where one was
+    asked for and is not there, ``recipients_problem`` says why.
+
+    A line at *recipients_path* has ``row`` (from 1), ``identifier`` (such as
+    ``customerId``), ``value``, ``bucket``, ``request_id``, ``position`` (from 0, in the
+    request), ``code`` and ``reason``. It tells of all tries of the send. The lines of each
+    bucket, together with ``recipients`` in ``<name>.not_in_source.<suffix>``, where batches
+    of earlier tries are counted whose recipients the source no longer has, add up to the
+    report. It is written whole or not at all; to fail to write it changes nothing else.
 
     :raises NotAllSent: recipients were not sent to, for a reason that may pass;
         another try goes on where this one stopped
@@ -160,6 +174,7 @@ class TriggerPushOperator(RendersAside, BaseOperator):
         "reference_data",
         "send_key",
         "in_doubt_path",
+        "recipients_path",
         "responsys_conn_id",
     )
     template_ext: Sequence[str] = (".sql",)
@@ -188,6 +203,7 @@ class TriggerPushOperator(RendersAside, BaseOperator):
         send_key: str | None = None,
         ledger_conn_id: str | None = None,
         in_doubt_path: str | None = None,
+        recipients_path: str | None = None,
         message_expiration: int | None = None,
         requests_per_minute: int | None = None,
         max_in_flight: int = 64,
@@ -219,6 +235,7 @@ class TriggerPushOperator(RendersAside, BaseOperator):
         self.send_key = send_key
         self.ledger_conn_id = ledger_conn_id
         self.in_doubt_path = in_doubt_path
+        self.recipients_path = recipients_path
         self.message_expiration = message_expiration
         self.requests_per_minute = requests_per_minute
         self.max_in_flight = max_in_flight
@@ -231,6 +248,7 @@ class TriggerPushOperator(RendersAside, BaseOperator):
         self._stop: Halt | None = None
         self._stopped_at = math.inf
         self._known: Callable[[], Sent] | None = None
+        self._file = RecipientsFile()
         self._reporting: AbstractContextManager[Any] = nullcontext()  # Airflow copies operators, and no lock
         self._reported = self._left_behind = False
 
@@ -289,6 +307,7 @@ class TriggerPushOperator(RendersAside, BaseOperator):
         began = time.monotonic()
         try:
             settings = self._check()
+            self._file = self._recipients_file(context)
             with ResponsysHook(self.responsys_conn_id) as hook:
                 # What can't be put into a request is found here, not on the way.
                 push_request(hook.account().family, self._push_settings(), ("{}",))
@@ -324,11 +343,12 @@ class TriggerPushOperator(RendersAside, BaseOperator):
 
     def _plan(self, context: "Context", settings: FieldSettings) -> dict[str, Any]:
         """Read and check the source, and report what would be sent."""
-        with Spool() as spool:
+        with Spool(keeps_outcomes=self._file.is_wanted) as spool, self._file.of(spool):
             self._fill(spool, MemoryLedger(try_number=1).begin({}), settings)
-            self._check_count(spool)
             unsent = Sent.of(spool, Resumed(), Report(len(spool), not_sent=len(spool)))
-            return self._result(context, unsent, dry_run=True)
+            self._file.knows(unsent)
+            self._check_count(spool)
+        return self._result(context, unsent, dry_run=True)
 
     def _send(
         self, context: "Context", hook: ResponsysHook, settings: FieldSettings, inbox: Inbox, began: float
@@ -339,7 +359,7 @@ class TriggerPushOperator(RendersAside, BaseOperator):
         try:
             self._known = partial(_left_by_earlier_tries, ledger, aside)
             key = aside.call(partial(ledger.begin, self._identity(hook, settings)))
-            with Spool() as spool:
+            with Spool(keeps_outcomes=self._file.is_wanted) as spool, self._file.of(spool):
                 self._fill(spool, key, settings)
                 resumed = self._resume(context, spool, aside, ledger)
                 self._check_count(spool)
@@ -353,9 +373,11 @@ class TriggerPushOperator(RendersAside, BaseOperator):
                     )
                 sent = Sent.of(spool, resumed, report)
                 self._known = lambda: sent
+                self._file.knows(sent)
                 observer.end(sent)
                 if sent.doubts and self.in_doubt_path:
-                    self._write_doubts(self.in_doubt_path, doubt_lines(sent.doubts, spool))
+                    lines = doubt_lines(sent.doubts, spool)
+                    write_doubts(self.in_doubt_path, lines, open_path=ObjectStoragePath, log=self.log)
                 return sent
         except Exception as error:
             self._look_back(error)
@@ -385,10 +407,12 @@ class TriggerPushOperator(RendersAside, BaseOperator):
         # On this thread, as the spool is: SQL ledgers have nothing to compare, Airflow's store takes calls from any.
         ledger.compare(Spooled(spool, MAX_RECIPIENTS, self._most_bytes))
         earlier = aside.iterate(ledger.earlier)
-        resumed = Resumed.of(earlier, spool, take_out if again else None, first_try=first_try)
+        taking_out = take_out if again else None
+        resumed = Resumed.of(earlier, spool, taking_out, first_try=first_try, outcomes=spool.outcomes)
         unsent = Report.of_nothing_sent(len(spool) - resumed.here, resumed.repeats)
         known = Sent.of(spool, resumed, unsent)
         self._known = lambda: known
+        self._file.knows(known)
         self._check_position(context, resumed)
         return resumed
 
@@ -420,6 +444,7 @@ class TriggerPushOperator(RendersAside, BaseOperator):
             gate=gate,
             aside=aside.pool,
             observer=observer,
+            note=spool.outcomes.note if spool.outcomes else None,
         )
         self._known = lambda: Sent.of(spool, resumed, run.so_far())
         return run.to_end()
@@ -431,15 +456,10 @@ class TriggerPushOperator(RendersAside, BaseOperator):
         note = TaskStateNote(context.get("task_state_store"), PUSH, self.log)
         return PushObserver(metrics, note, try_number=context["ti"].try_number, accepted_earlier=resumed.accepted)
 
-    def _write_doubts(self, path: str, lines: Iterable[str]) -> None:
-        """Write the recipients in doubt where the user asked for it. A failure changes nothing about what was sent."""
-        try:
-            with ObjectStoragePath(path).open("w", encoding="utf-8") as file:  # type: ignore[no-untyped-call]  # Airflow's own
-                file.writelines(f"{line}\n" for line in lines)
-        except Exception:  # whatever storage it is, and however it fails
-            self.log.exception("The recipients in doubt could not be written to %s", path)
-        else:
-            self.log.info("The recipients in doubt are written to %s", path)
+    def _recipients_file(self, context: "Context") -> RecipientsFile:
+        """Return what writes the outcome of each row, or raise `InvalidSettings` where it can't be written there."""
+        where = Target.of("recipients_path", self.recipients_path, context["ti"].map_index, ObjectStoragePath)
+        return RecipientsFile(where, is_stopped=lambda: self._stop is not None, log=self.log)
 
     def _push_settings(self) -> Push:
         return Push(self.campaign_name, self.reference_data, self.message_expiration)
@@ -461,6 +481,7 @@ class TriggerPushOperator(RendersAside, BaseOperator):
             "request_sizes": runs(sent.request_sizes),
             "recipients": sent.buckets.as_dict(),
             "problem": problem,
+            **self._file.told(),
         }
 
     def _push(self, context: "Context", result: dict[str, Any]) -> None:

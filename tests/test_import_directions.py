@@ -13,7 +13,7 @@ PACKAGE = ROOT / NAME
 
 HOOKS = {"errors", "protocol", "transport", "recipients", "provider_info"}
 TRIGGERS = HOOKS | {"hooks", "ledgers", "metrics", "observers", "waiting"}
-SENSORS = TRIGGERS | {"triggers", "progress", "airflow_internals"}
+SENSORS = TRIGGERS | {"triggers", "progress", "airflow_internals", "files"}
 OPERATORS = SENSORS | {"sending", "ledger", "threads", "airflow_internals"}
 
 MAY_IMPORT = {
@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "ledger": {"errors", "protocol", "databases", "airflow_internals"},
     "sandbox": {"errors", "protocol"},
     "threads": set(),
+    "files": {"errors", "protocol", "recipients", "ledger", "sending"},  # of the last one, types alone
     "sending": {"errors", "protocol", "recipients", "ledger", "threads"},
     "waiting": {"errors", "protocol", "ledger", "threads"},
     "metrics": {"errors", "protocol"},

@@ -1,5 +1,6 @@
 """One recipient, as Responsys takes it and as we tell it from others."""
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -144,6 +145,16 @@ def optional_front(name: str) -> str:
 
 OPTIONAL_BACK: Final = "}"
 NULL: Final = "null"
+
+AFTER_IDENTIFIERS: Final = f',"{API_KEY}":'
+"""In a body this stands once: within a text, a quotation mark is escaped."""
+
+
+def identified(body: str) -> tuple[str, str]:
+    """Return the name and the value of the identifier in *body*, which a `writer` wrote."""
+    identifiers = json.loads(body.partition(AFTER_IDENTIFIERS)[0] + "}")
+    return next((name, str(value)) for name, value in identifiers.items() if value is not None)
+
 
 Writer: TypeAlias = Callable[[str, str, str, str], Recipient]
 """From an identifier's value, its normalised form, the API key and the optional data, all as JSON, to the recipient."""

@@ -7,12 +7,15 @@ from typing import Self, TypeAlias
 
 from airflow_provider_responsys.errors import ResponsysError
 from airflow_provider_responsys.ledger.interface import Earlier, Holder
+from airflow_provider_responsys.recipients.outcomes import Outcome, Outcomes
 from airflow_provider_responsys.recipients.spool import Batch, Spool
 from airflow_provider_responsys.sending.queue import Due
 from airflow_provider_responsys.sending.run import Doubt, Report
 
 TakeOut: TypeAlias = Callable[[Sequence[bytes]], Iterable[Batch]]
 """Takes whom fingerprints name out of the source, and returns who of them was there."""
+
+RESOLVED = "a person resolved the doubt: it was sent"
 
 
 @dataclass(slots=True)
@@ -35,15 +38,26 @@ class Resumed:
 
     @classmethod
     def of(
-        cls, earlier: Iterable[Earlier], spool: Spool, take_out: TakeOut | None = None, *, first_try: int = 1
+        cls,
+        earlier: Iterable[Earlier],
+        spool: Spool,
+        take_out: TakeOut | None = None,
+        *,
+        first_try: int = 1,
+        outcomes: Outcomes | None = None,
     ) -> Self:
-        """Take the recipients of *earlier* batches out of *spool*; with *take_out*, to send again what is in doubt."""
+        """Take the recipients of *earlier* batches out of *spool*; with *take_out*, to send again what is in doubt.
+
+        Each batch is told to *outcomes*.
+        """
         resumed = cls(first_try=first_try)
         for batch in earlier:
             size = len(batch.fingerprints)
             # Until a person has cleared the task, all tries are of the same cycle, and need no number.
             if batch.request_id is None and (first_try <= 1 or batch.try_number >= first_try):
                 resumed.lost_lately += size
+            if outcomes:
+                outcomes.note_earlier(batch.fingerprints, _outcome(batch))
             if batch.request_id is None and take_out:
                 resumed._repeat(batch, take_out(batch.fingerprints))
                 continue
@@ -77,8 +91,7 @@ class Resumed:
 
     def _doubt(self, batch: Earlier, fingerprints: Sequence[bytes]) -> None:
         self.in_doubt += len(fingerprints)
-        reason = f"no answer was recorded since {batch.since:%F %T%z}"
-        self.doubts.append(Doubt(batch.label, len(fingerprints), reason, fingerprints, batch.batch_id))
+        self.doubts.append(_left_in_doubt(batch, fingerprints))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +166,18 @@ class Sent:
             resumed.request_sizes + report.request_sizes,
             [*resumed.doubts, *report.doubts],
         )
+
+
+def _left_in_doubt(batch: Earlier, fingerprints: Sequence[bytes]) -> Doubt:
+    reason = f"no answer was recorded since {batch.since:%F %T%z}"
+    return Doubt(batch.label, len(fingerprints), reason, fingerprints, batch.batch_id)
+
+
+def _outcome(batch: Earlier) -> Outcome:
+    """Return the outcome of the recipients of an earlier *batch*, unless they are sent to again."""
+    if batch.request_id is None:
+        return _left_in_doubt(batch, ()).outcome
+    return Outcome("accepted", batch.request_id or None, reason=None if batch.request_id else RESOLVED)
 
 
 def doubt_lines(doubts: Iterable[Doubt], spool: Spool) -> Iterator[str]:
