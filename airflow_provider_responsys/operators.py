@@ -235,7 +235,7 @@ class TriggerPushOperator(RendersAside, BaseOperator):
         self.send_key = send_key
         self.ledger_conn_id = ledger_conn_id
         self.in_doubt_path = in_doubt_path
-        self.recipients_path = recipients_path
+        self.recipients_path = self._recipients_template = recipients_path
         self.message_expiration = message_expiration
         self.requests_per_minute = requests_per_minute
         self.max_in_flight = max_in_flight
@@ -458,7 +458,13 @@ class TriggerPushOperator(RendersAside, BaseOperator):
 
     def _recipients_file(self, context: "Context") -> RecipientsFile:
         """Return what writes the outcome of each row, or raise `InvalidSettings` where it can't be written there."""
-        where = Target.of("recipients_path", self.recipients_path, context["ti"].map_index, ObjectStoragePath)
+        where = Target.of(
+            "recipients_path",
+            self.recipients_path,
+            ObjectStoragePath,
+            map_index=context["ti"].map_index,
+            template=self._recipients_template,
+        )
         return RecipientsFile(where, is_stopped=lambda: self._stop is not None, log=self.log)
 
     def _push_settings(self) -> Push:

@@ -56,11 +56,11 @@ class Format:
     def read(self, file: IO[bytes]) -> Iterator[dict[str, Any]]:
         """Yield the rows of *file*. Those of CSV are texts, an empty one for nothing."""
         binary: Any = gzip.GzipFile(fileobj=file, mode="rb") if self.is_compressed else file
-        lines = io.TextIOWrapper(binary, encoding="utf-8", newline="")
-        if self.is_csv:
-            yield from csv.DictReader(lines)
-        else:
-            yield from map(json.loads, lines)
+        with io.TextIOWrapper(binary, encoding="utf-8", newline="") as lines:
+            if self.is_csv:
+                yield from csv.DictReader(lines)
+            else:
+                yield from map(json.loads, lines)
 
 
 def _json(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:

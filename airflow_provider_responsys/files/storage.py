@@ -30,19 +30,24 @@ class Target:
     format: Format
 
     @classmethod
-    def of(cls, parameter: str, text: str | None, map_index: int | None, open_path: Open) -> "Target | None":
-        """Return the target that *parameter* names, None if it names none; raise `InvalidSettings` for a wrong one."""
+    def of(
+        cls, parameter: str, text: str | None, open_path: Open, *, map_index: int | None, template: object
+    ) -> "Target | None":
+        """Return the target that *parameter* names, None if it names none; raise `InvalidSettings` for a wrong one.
+
+        *text* is what Airflow rendered *template* to, in the task of *map_index*.
+        """
         if text is None:
             return None
         form = Format.of(parameter, text)
-        if map_index is not None and map_index >= 0 and not re.search(rf"(?<!\d){map_index}(?!\d)", text):
+        if map_index is not None and map_index >= 0 and not _holds(text, str(template), map_index):
             raise InvalidSettings(
                 f"{parameter} is {text!r} in the task of map index {map_index}, and mapped tasks would write over each "
                 "other's files: add {{ ti.map_index }} to it, such as "
                 f"recipients-{{{{ ti.map_index }}}}{form.suffix}"
             )
-        path = open_path(text)
         try:
+            path = open_path(text)
             _ = path.fs
         except (ValueError, ImportError) as error:
             raise InvalidSettings(f"{parameter} is {text!r}, on a storage that can't be used: {error}") from error
@@ -64,6 +69,12 @@ class Target:
             Path(self.path.path).unlink(missing_ok=True)
         elif self.path.fs.exists(self.path.path):
             self.path.fs.rm_file(self.path.path)
+
+
+def _holds(text: str, template: str, map_index: int) -> bool:
+    """Return whether the path *text* is of the task with *map_index*: a number in a folder's name may be any."""
+    name = text.rpartition("/")[2]
+    return "map_index" in template or bool(re.search(rf"(?<!\d){map_index}(?!\d)", name))
 
 
 def write_whole(files: Sequence[tuple[Target, Iterable[bytes]]]) -> None:
