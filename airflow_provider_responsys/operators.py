@@ -15,12 +15,10 @@ from airflow.providers.common.compat.sdk import AirflowFailException, BaseHook, 
 from airflow_provider_responsys.airflow_internals import RendersAside
 from airflow_provider_responsys.errors import (
     Fenced,
-    InvalidRecipients,
     InvalidSettings,
     LoginFailed,
     NotAllSent,
     ResponsysError,
-    SettingsChanged,
     StateLost,
     code_of,
 )
@@ -55,9 +53,10 @@ from airflow_provider_responsys.recipients.rows import Chunk, from_sequence
 from airflow_provider_responsys.recipients.spool import Spool
 from airflow_provider_responsys.sending.aside import Aside
 from airflow_provider_responsys.sending.budget import Budget
+from airflow_provider_responsys.sending.checks import check_count, check_position
 from airflow_provider_responsys.sending.engine import Delivery, Engine, Limits
 from airflow_provider_responsys.sending.gate import Gate
-from airflow_provider_responsys.sending.outcome import Resumed, Sent, doubt_lines
+from airflow_provider_responsys.sending.outcome import Resumed, Sent, doubt_lines, left_by_earlier_tries
 from airflow_provider_responsys.sending.run import LOOK_UP, Halt, Inbox, Report, Run
 from airflow_provider_responsys.sending.source import Spooled
 from airflow_provider_responsys.sending.verdict import FINAL, doubt_line, judge, problem_of
@@ -347,7 +346,7 @@ class TriggerPushOperator(RendersAside, BaseOperator):
             self._fill(spool, MemoryLedger(try_number=1).begin({}), settings)
             unsent = Sent.of(spool, Resumed(), Report(len(spool), not_sent=len(spool)))
             self._file.knows(unsent)
-            self._check_count(spool)
+            check_count(len(spool), least=self.min_recipients, most=self.max_recipients)
         return self._result(context, unsent, dry_run=True)
 
     def _send(
@@ -357,12 +356,12 @@ class TriggerPushOperator(RendersAside, BaseOperator):
         ledger = self._ledger(context, hook.account().timeout + ANSWER_MARGIN)
         aside = Aside(inbox)
         try:
-            self._known = partial(_left_by_earlier_tries, ledger, aside)
+            self._known = partial(left_by_earlier_tries, partial(aside.iterate, ledger.earlier))
             key = aside.call(partial(ledger.begin, self._identity(hook, settings)))
             with Spool(keeps_outcomes=self._file.is_wanted) as spool, self._file.of(spool):
                 self._fill(spool, key, settings)
                 resumed = self._resume(context, spool, aside, ledger)
-                self._check_count(spool)
+                check_count(len(spool), least=self.min_recipients, most=self.max_recipients)
                 observer = self._observer(context, resumed)
                 left = len(spool) - resumed.here
                 report = Report(0)
@@ -413,7 +412,8 @@ class TriggerPushOperator(RendersAside, BaseOperator):
         known = Sent.of(spool, resumed, unsent)
         self._known = lambda: known
         self._file.knows(known)
-        self._check_position(context, resumed)
+        if not ledger_conn_id_of(self.ledger_conn_id):
+            check_position(resumed, context["ti"].map_index)
         return resumed
 
     def _run(
@@ -582,15 +582,6 @@ class TriggerPushOperator(RendersAside, BaseOperator):
                 raise self._stop.reason
             yield chunk
 
-    def _check_count(self, spool: Spool) -> None:
-        """Raise `InvalidRecipients` for a source with too few recipients, or too many."""
-        for name, guard, is_broken in (
-            ("min_recipients", self.min_recipients, int.__lt__),
-            ("max_recipients", self.max_recipients, int.__gt__),
-        ):
-            if guard is not None and is_broken(len(spool), guard):
-                raise InvalidRecipients(f"the source has {len(spool)} recipients, {name} is {guard}; nothing was sent")
-
     def _source(self) -> "AbstractContextManager[Iterable[Chunk]]":
         if self.sql is None:
             return nullcontext(from_sequence(self._rows))
@@ -598,16 +589,6 @@ class TriggerPushOperator(RendersAside, BaseOperator):
 
         hook = BaseHook.get_connection(str(self.sql_conn_id)).get_hook()  # type: ignore[no-untyped-call]  # Airflow's own
         return query(hook, self.sql, self.parameters)
-
-    def _check_position(self, context: "Context", resumed: Resumed) -> None:
-        """Raise where a mapped task can't know that an earlier try's record is its own."""
-        place = context["ti"].map_index
-        if resumed.vanished and place is not None and place >= 0 and not ledger_conn_id_of(self.ledger_conn_id):
-            raise SettingsChanged(
-                f"an earlier try at map index {place} sent to {resumed.vanished} recipients that are "
-                "not in this try's source. Mapped tasks are known by their position only, so this may be another "
-                "shard's record: nothing was sent. Keep the mapped list in a fixed order"
-            )
 
     def _budget(self, spool: Spool, resumed: Resumed) -> Budget:
         return Budget(most=self.max_in_doubt, recipients=len(spool), found=resumed.lost_lately)
@@ -645,9 +626,3 @@ class TriggerPushOperator(RendersAside, BaseOperator):
             "the account's limit" if found else "a guess: set push_requests_per_minute in the connection",
         )
         return found or DEFAULT_REQUESTS_PER_MINUTE
-
-
-def _left_by_earlier_tries(ledger: "Ledger", aside: Aside) -> Sent:
-    """Return what earlier tries sent, where this one has no source to compare it with."""
-    with Spool() as empty:
-        return Sent.of(empty, Resumed.of(aside.iterate(ledger.earlier), empty), Report(0))

@@ -96,7 +96,8 @@ class ResultsFile:
             self.log.error("The results could not be written to %s (%s: %s)", where, name, error)  # noqa: TRY400 -- said in a line
             return [f"the results were not written to {where} ({code_of(error)}): clear the sensor, and it writes them"]
         self.log.info("The outcome of each recipient is written to %s", where)
-        if lacking := results.recipients_succeeded + results.recipients_failed - counts[SUCCEEDED] - counts[FAILED]:
+        lacking = results.recipients_succeeded + results.recipients_failed - counts[SUCCEEDED] - counts[FAILED]
+        if lacking > 0:
             self.log.warning(
                 "%d recipients are counted by outcome and unknown in %s: the ledger was not told", lacking, where
             )

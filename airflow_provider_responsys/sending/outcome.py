@@ -168,6 +168,12 @@ class Sent:
         )
 
 
+def left_by_earlier_tries(earlier: Callable[[], Iterable[Earlier]]) -> Sent:
+    """Return what *earlier* tries sent, where this one has no source to compare it with."""
+    with Spool() as empty:
+        return Sent.of(empty, Resumed.of(earlier(), empty), Report(0))
+
+
 def _left_in_doubt(batch: Earlier, fingerprints: Sequence[bytes]) -> Doubt:
     reason = f"no answer was recorded since {batch.since:%F %T%z}"
     return Doubt(batch.label, len(fingerprints), reason, fingerprints, batch.batch_id)
