@@ -146,14 +146,16 @@ def optional_front(name: str) -> str:
 OPTIONAL_BACK: Final = "}"
 NULL: Final = "null"
 
-AFTER_IDENTIFIERS: Final = f',"{API_KEY}":'
-"""In a body this stands once: within a text, a quotation mark is escaped."""
+IDENTIFIED = re.compile(r'"(\w+)":(?:"((?:[^"\\]|\\.)*)"|(\d+))')
+"""The first member of a body that is not null: its name, and what stands between its quotation marks, or its digits."""
 
 
 def identified(body: str) -> tuple[str, str]:
     """Return the name and the value of the identifier in *body*, which a `writer` wrote."""
-    identifiers = json.loads(body.partition(AFTER_IDENTIFIERS)[0] + "}")
-    return next((name, str(value)) for name, value in identifiers.items() if value is not None)
+    name, text, number = IDENTIFIED.search(body).groups()  # type: ignore[union-attr]  # each body has an identifier
+    if text is None:
+        return name, number
+    return name, json.loads(f'"{text}"') if "\\" in text else text
 
 
 Writer: TypeAlias = Callable[[str, str, str, str], Recipient]

@@ -1,9 +1,9 @@
 """The outcome of each row of a source, kept on local disk for a file that tells them."""
 
 import sqlite3
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from heapq import merge
 from pathlib import Path
 from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
@@ -155,12 +155,10 @@ class Outcomes:
         if self.failure:
             raise self.failure
         noted, firsts = _Ordered(self._noted()), _Ordered(self._database.execute(REPETITIONS))
-        wrong = ((position, None, reason) for position, reason in self._database.execute(WRONG))
-        valid = ((position, body, "") for position, body in bodies)
-        for position, body, reason in merge(valid, wrong, key=lambda row: row[0]):
-            if body is None:
-                yield Told(position, None, None, INVALID_ROW, reason=reason)
-                continue
+        wrong = _Ordered(self._database.execute(WRONG))
+        for position, body in bodies:
+            for row, reason in wrong.before(position):
+                yield Told(row, None, None, INVALID_ROW, reason=reason)
             name, value = identified(body)
             if repeats := firsts.at(position):
                 outcome, place = self._duplicate(repeats[1], unsent), 0
@@ -170,6 +168,8 @@ class Outcomes:
             yield Told(
                 position, name, value, outcome.bucket, outcome.request_id, in_request, outcome.code, outcome.reason
             )
+        for row, reason in wrong.before(sys.maxsize):
+            yield Told(row, None, None, INVALID_ROW, reason=reason)
 
     def gone(self) -> Iterator[Gone]:
         """Yield, batch by batch, those recipients of earlier tries that are no longer in the source."""
@@ -197,6 +197,12 @@ class _Ordered(Generic[Numbered]):
     def __init__(self, rows: Iterator[Numbered]) -> None:
         self._rows = rows
         self._next = next(rows, None)
+
+    def before(self, position: int) -> Iterator[Numbered]:
+        """Yield the rows before *position* that are left."""
+        while self._next is not None and self._next[0] < position:
+            found, self._next = self._next, next(self._rows, None)
+            yield found
 
     def at(self, position: int) -> Numbered | None:
         """Return the row with *position*, None if there is none."""
