@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
     from sqlalchemy.engine import Engine
 
+    from airflow_provider_responsys.ledger.sql_records import Records
+
 
 def push_ledger(
     context: "Context",
@@ -71,6 +73,13 @@ def ledger_engine(ledger_conn_id: str) -> "Engine":
     # Read once: the engine connects later, too, and in threads whose look-ups Airflow may not answer.
     hook.get_connection = lambda conn_id: connection if conn_id == ledger_conn_id or not look_up else look_up(conn_id)
     return hook_engine(hook, ledger_conn_id, connection.schema)
+
+
+def ledger_records(ledger_conn_id: str) -> "Records":
+    """Return what reads all sends of the SQL ledger; the caller closes it."""
+    from airflow_provider_responsys.ledger.sql_records import Records  # noqa: PLC0415 -- brings SQLAlchemy
+
+    return Records(ledger_engine(ledger_conn_id))
 
 
 def _store(

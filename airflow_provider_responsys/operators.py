@@ -9,17 +9,18 @@ from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal
 
-from airflow.providers.common.compat.sdk import AirflowFailException, BaseHook, BaseOperator
+from airflow.providers.common.compat.sdk import AirflowFailException, BaseHook, BaseOperator, ObjectStoragePath
 
 from airflow_provider_responsys.airflow_internals import RendersAside
 from airflow_provider_responsys.errors import (
     Fenced,
-    InvalidRecipients,
     InvalidSettings,
     NotAllSent,
-    SettingsChanged,
     code_of,
 )
+from airflow_provider_responsys.files.doubts import write_doubts
+from airflow_provider_responsys.files.recipients_file import RecipientsFile
+from airflow_provider_responsys.files.storage import Target
 from airflow_provider_responsys.hooks import ResponsysHook, new_tracking_id, pushes_per_minute
 from airflow_provider_responsys.ledger import tries
 from airflow_provider_responsys.ledger.fingerprint import fingerprinter
@@ -41,16 +42,17 @@ from airflow_provider_responsys.protocol.push import (
     push_request,
     submit,
 )
-from airflow_provider_responsys.push_reporter import PushReporter, write_doubts
+from airflow_provider_responsys.push_reporter import PushReporter
 from airflow_provider_responsys.recipients.data import Rows, is_data
 from airflow_provider_responsys.recipients.fields import FieldSettings
 from airflow_provider_responsys.recipients.rows import Chunk, from_sequence
 from airflow_provider_responsys.recipients.spool import Spool
 from airflow_provider_responsys.sending.aside import Aside
 from airflow_provider_responsys.sending.budget import Budget
+from airflow_provider_responsys.sending.checks import check_count, check_position
 from airflow_provider_responsys.sending.engine import Delivery, Engine, Limits
 from airflow_provider_responsys.sending.gate import Gate
-from airflow_provider_responsys.sending.outcome import Resumed, Sent, doubt_lines
+from airflow_provider_responsys.sending.outcome import Resumed, Sent, doubt_lines, left_by_earlier_tries
 from airflow_provider_responsys.sending.run import LOOK_UP, Halt, Inbox, Report, Run
 from airflow_provider_responsys.sending.settings import check_choices, check_numbers
 from airflow_provider_responsys.sending.source import Spooled
@@ -121,6 +123,9 @@ class TriggerPushOperator(RendersAside, BaseOperator):
         and without either Airflow's task state store
     :param in_doubt_path: object storage path to write the recipients in doubt to, as
         JSON lines (templated)
+    :param recipients_path: object storage path to write the outcome of each row of the
+        source to, as JSON lines or CSV by its suffix, ``.jsonl`` or ``.csv``, or either
+        with ``.gz`` (templated). That of a mapped push holds ``{{ ti.map_index }}``
     :param message_expiration: seconds that a push may wait in Responsys' queue;
         ``asyncApi`` only, where Responsys' own default is an hour
     :param requests_per_minute: pace; otherwise the connection's, the account's own
@@ -138,7 +143,15 @@ class TriggerPushOperator(RendersAside, BaseOperator):
     ``withheld``, ``duplicate`` and ``invalid``, which add up to ``read``. ``problem``
     is why the task failed, in counts and codes, or none. Each is also an XCom key of
     its own. All of it is pushed as well when the task fails, unless another try has
-    taken its place.
+    taken its place. ``recipients_path`` is where the file is, or none; where one was
+    asked for and is not there, ``recipients_problem`` says why.
+
+    A line at *recipients_path* has ``row`` (from 1), ``identifier`` (such as
+    ``customerId``), ``value``, ``bucket``, ``request_id``, ``position`` (from 0, in the
+    request), ``code`` and ``reason``. It tells of all tries of the send. The lines of each
+    bucket, together with ``recipients`` in ``<name>.not_in_source.<suffix>``, where batches
+    of earlier tries are counted whose recipients the source no longer has, add up to the
+    report. It is written whole or not at all; to fail to write it changes nothing else.
 
     :raises NotAllSent: recipients were not sent to, for a reason that may pass;
         another try goes on where this one stopped
@@ -154,6 +167,7 @@ class TriggerPushOperator(RendersAside, BaseOperator):
         "reference_data",
         "send_key",
         "in_doubt_path",
+        "recipients_path",
         "responsys_conn_id",
     )
     template_ext: Sequence[str] = (".sql",)
@@ -183,6 +197,7 @@ class TriggerPushOperator(RendersAside, BaseOperator):
         send_key: str | None = None,
         ledger_conn_id: str | None = None,
         in_doubt_path: str | None = None,
+        recipients_path: str | None = None,
         message_expiration: int | None = None,
         requests_per_minute: int | None = None,
         max_in_flight: int = 64,
@@ -214,6 +229,7 @@ class TriggerPushOperator(RendersAside, BaseOperator):
         self.send_key = send_key
         self.ledger_conn_id = ledger_conn_id
         self.in_doubt_path = in_doubt_path
+        self.recipients_path = self._recipients_template = recipients_path
         self.message_expiration = message_expiration
         self.requests_per_minute = requests_per_minute
         self.max_in_flight = max_in_flight
@@ -225,6 +241,7 @@ class TriggerPushOperator(RendersAside, BaseOperator):
         self._stopped_early = False
         self._stop: Halt | None = None
         self._stopped_at = math.inf
+        self._file = RecipientsFile()
 
     def take_rendered(self, fields: Iterable[str]) -> None:
         """Take the recipients out of the *fields* that Airflow stores and shows."""
@@ -246,6 +263,7 @@ class TriggerPushOperator(RendersAside, BaseOperator):
             campaign_name=self.campaign_name,
             send_key=send_key_of(context, self.send_key),
             record="sql" if ledger_conn_id_of(self.ledger_conn_id) else "none",
+            told_of_files=self._told_of_files,
         )
         # Aside: Airflow's execution_timeout is raised on this thread, between any two instructions.
         sender = Call(partial(self._execute, context, self._inbox, reporter))
@@ -280,6 +298,7 @@ class TriggerPushOperator(RendersAside, BaseOperator):
         began = time.monotonic()
         try:
             settings = self._check()
+            self._file = self._recipients_file(context)
             with ResponsysHook(self.responsys_conn_id) as hook:
                 # What can't be put into a request is found here, not on the way.
                 push_request(hook.account().family, self._push_settings(), ("{}",))
@@ -315,11 +334,12 @@ class TriggerPushOperator(RendersAside, BaseOperator):
 
     def _plan(self, settings: FieldSettings, reporter: PushReporter) -> dict[str, Any]:
         """Read and check the source, and report what would be sent."""
-        with Spool() as spool:
+        with Spool(keeps_outcomes=self._file.is_wanted) as spool, self._file.of(spool):
             self._fill(spool, MemoryLedger(try_number=1).begin({}), settings)
-            self._check_count(spool)
             unsent = Sent.of(spool, Resumed(), Report(len(spool), not_sent=len(spool)))
-            return reporter.result(unsent, dry_run=True)
+            self._file.knows(unsent)
+            check_count(len(spool), least=self.min_recipients, most=self.max_recipients)
+        return reporter.result(unsent, dry_run=True)
 
     def _send(
         self,
@@ -335,12 +355,12 @@ class TriggerPushOperator(RendersAside, BaseOperator):
         ledger = self._ledger(context, hook.account().timeout + ANSWER_MARGIN)
         aside = Aside(inbox)
         try:
-            reporter.known = partial(_left_by_earlier_tries, ledger, aside)
+            reporter.known = partial(left_by_earlier_tries, partial(aside.iterate, ledger.earlier))
             key = aside.call(partial(ledger.begin, self._identity(hook, settings)))
-            with Spool() as spool:
+            with Spool(keeps_outcomes=self._file.is_wanted) as spool, self._file.of(spool):
                 self._fill(spool, key, settings)
                 resumed = self._resume(context, spool, aside, ledger, reporter)
-                self._check_count(spool)
+                check_count(len(spool), least=self.min_recipients, most=self.max_recipients)
                 observer = self._observer(context, resumed)
                 left = len(spool) - resumed.here
                 report = Report(0)
@@ -353,9 +373,11 @@ class TriggerPushOperator(RendersAside, BaseOperator):
                     report = run.to_end()
                 sent = Sent.of(spool, resumed, report)
                 reporter.known = lambda: sent
+                self._file.knows(sent)
                 observer.end(sent)
                 if sent.doubts and self.in_doubt_path:
-                    write_doubts(self.in_doubt_path, doubt_lines(sent.doubts, spool), self.log)
+                    lines = doubt_lines(sent.doubts, spool)
+                    write_doubts(self.in_doubt_path, lines, open_path=ObjectStoragePath, log=self.log)
                 return sent
         except Exception as error:
             reporter.look_back(error)
@@ -374,11 +396,14 @@ class TriggerPushOperator(RendersAside, BaseOperator):
         # On this thread, as the spool is: SQL ledgers have nothing to compare, Airflow's store takes calls from any.
         ledger.compare(Spooled(spool, MAX_RECIPIENTS, self._most_bytes))
         earlier = aside.iterate(ledger.earlier)
-        resumed = Resumed.of(earlier, spool, take_out if again else None, first_try=first_try)
+        taking_out = take_out if again else None
+        resumed = Resumed.of(earlier, spool, taking_out, first_try=first_try, outcomes=spool.outcomes)
         unsent = Report.of_nothing_sent(len(spool) - resumed.here, resumed.repeats)
         known = Sent.of(spool, resumed, unsent)
         reporter.known = lambda: known
-        self._check_position(context, resumed)
+        self._file.knows(known)
+        if not ledger_conn_id_of(self.ledger_conn_id):
+            check_position(resumed, context["ti"].map_index)
         return resumed
 
     def _run(
@@ -409,6 +434,7 @@ class TriggerPushOperator(RendersAside, BaseOperator):
             gate=gate,
             aside=aside.pool,
             observer=observer,
+            note=spool.outcomes.note if spool.outcomes else None,
         )
 
     def _observer(self, context: "Context", resumed: Resumed) -> PushObserver:
@@ -417,6 +443,20 @@ class TriggerPushOperator(RendersAside, BaseOperator):
         metrics.count("push.recipients.found_in_doubt", resumed.found_in_doubt)
         note = TaskStateNote(context.get("task_state_store"), PUSH, self.log)
         return PushObserver(metrics, note, try_number=context["ti"].try_number, accepted_earlier=resumed.accepted)
+
+    def _told_of_files(self) -> dict[str, str | None]:
+        return self._file.told()
+
+    def _recipients_file(self, context: "Context") -> RecipientsFile:
+        """Return what writes the outcome of each row, or raise `InvalidSettings` where it can't be written there."""
+        where = Target.of(
+            "recipients_path",
+            self.recipients_path,
+            ObjectStoragePath,
+            map_index=context["ti"].map_index,
+            template=self._recipients_template,
+        )
+        return RecipientsFile(where, is_stopped=lambda: self._stop is not None, log=self.log)
 
     def _push_settings(self) -> Push:
         return Push(self.campaign_name, self.reference_data, self.message_expiration)
@@ -483,15 +523,6 @@ class TriggerPushOperator(RendersAside, BaseOperator):
                 raise self._stop.reason
             yield chunk
 
-    def _check_count(self, spool: Spool) -> None:
-        """Raise `InvalidRecipients` for a source with too few recipients, or too many."""
-        for name, guard, is_broken in (
-            ("min_recipients", self.min_recipients, int.__lt__),
-            ("max_recipients", self.max_recipients, int.__gt__),
-        ):
-            if guard is not None and is_broken(len(spool), guard):
-                raise InvalidRecipients(f"the source has {len(spool)} recipients, {name} is {guard}; nothing was sent")
-
     def _source(self) -> "AbstractContextManager[Iterable[Chunk]]":
         if self.sql is None:
             return nullcontext(from_sequence(self._rows))
@@ -499,16 +530,6 @@ class TriggerPushOperator(RendersAside, BaseOperator):
 
         hook = BaseHook.get_connection(str(self.sql_conn_id)).get_hook()  # type: ignore[no-untyped-call]  # Airflow's own
         return query(hook, self.sql, self.parameters)
-
-    def _check_position(self, context: "Context", resumed: Resumed) -> None:
-        """Raise where a mapped task can't know that an earlier try's record is its own."""
-        place = context["ti"].map_index
-        if resumed.vanished and place is not None and place >= 0 and not ledger_conn_id_of(self.ledger_conn_id):
-            raise SettingsChanged(
-                f"an earlier try at map index {place} sent to {resumed.vanished} recipients that are "
-                "not in this try's source. Mapped tasks are known by their position only, so this may be another "
-                "shard's record: nothing was sent. Keep the mapped list in a fixed order"
-            )
 
     def _budget(self, spool: Spool, resumed: Resumed) -> Budget:
         return Budget(most=self.max_in_doubt, recipients=len(spool), found=resumed.lost_lately)
@@ -531,9 +552,3 @@ class TriggerPushOperator(RendersAside, BaseOperator):
             pace=Pace.at(pushes_per_minute(hook, self.requests_per_minute), time.monotonic()),
             budget=budget,
         )
-
-
-def _left_by_earlier_tries(ledger: "Ledger", aside: Aside) -> Sent:
-    """Return what earlier tries sent, where this one has no source to compare it with."""
-    with Spool() as empty:
-        return Sent.of(empty, Resumed.of(aside.iterate(ledger.earlier), empty), Report(0))

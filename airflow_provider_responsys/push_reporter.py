@@ -1,10 +1,8 @@
 """What one try of a push tells Airflow: its result in XCom, and its doubts in the log."""
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
-
-from airflow.providers.common.compat.sdk import ObjectStoragePath
 
 from airflow_provider_responsys.errors import Fenced, StateLost
 from airflow_provider_responsys.protocol.sizes import runs
@@ -18,11 +16,19 @@ if TYPE_CHECKING:
 class PushReporter:
     """Reports one try of a push once, whichever thread does it.
 
-    *context* is the task's; *record* says whether a SQL ledger lets people resolve doubts.
+    *context* is the task's; *record* says whether a SQL ledger lets people resolve doubts;
+    *told_of_files* returns what the result tells of the files that were asked for.
     """
 
     def __init__(
-        self, context: "Context", log: Any, *, campaign_name: str, send_key: str, record: Literal["sql", "none"]
+        self,
+        context: "Context",
+        log: Any,
+        *,
+        campaign_name: str,
+        send_key: str,
+        record: Literal["sql", "none"],
+        told_of_files: Callable[[], Mapping[str, str | None]],
     ) -> None:
         self.known: Callable[[], Sent] | None = None
         """Returns what was sent, as far as it is known. None where nothing is."""
@@ -33,6 +39,7 @@ class PushReporter:
         self._campaign_name = campaign_name
         self._send_key = send_key
         self._record: Literal["sql", "none"] = record
+        self._told_of_files = told_of_files
         self._reporting = threading.RLock()
         self._reported = False
 
@@ -47,6 +54,7 @@ class PushReporter:
             "request_sizes": runs(sent.request_sizes),
             "recipients": sent.buckets.as_dict(),
             "problem": problem,
+            **self._told_of_files(),
         }
 
     def push(self, result: dict[str, Any]) -> None:
@@ -94,14 +102,3 @@ class PushReporter:
         """Log each batch in doubt, and what a person types to resolve it."""
         for doubt in sent.doubts:
             self.log.error("%s", doubt_line(doubt, self._send_key, self._record))
-
-
-def write_doubts(path: str, lines: Iterable[str], log: Any) -> None:
-    """Write the recipients in doubt where the user asked for it. A failure changes nothing about what was sent."""
-    try:
-        with ObjectStoragePath(path).open("w", encoding="utf-8") as file:  # type: ignore[no-untyped-call]  # Airflow's own
-            file.writelines(f"{line}\n" for line in lines)
-    except Exception:  # whatever storage it is, and however it fails
-        log.exception("The recipients in doubt could not be written to %s", path)
-    else:
-        log.info("The recipients in doubt are written to %s", path)

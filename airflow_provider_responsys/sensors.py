@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.common.compat.sdk import (
@@ -12,6 +13,7 @@ from airflow.providers.common.compat.sdk import (
     AirflowSensorTimeout,
     AirflowSkipException,
     BaseSensorOperator,
+    ObjectStoragePath,
     PokeReturnValue,
 )
 
@@ -23,8 +25,9 @@ from airflow_provider_responsys.errors import (
     RequestsFailed,
     ResponsysError,
 )
+from airflow_provider_responsys.files.results_file import ResultsFile
 from airflow_provider_responsys.hooks import ResponsysHook, new_tracking_id, polls_per_minute
-from airflow_provider_responsys.ledgers import ledger_conn_id_of, ledger_engine
+from airflow_provider_responsys.ledgers import ledger_conn_id_of, ledger_engine, ledger_records
 from airflow_provider_responsys.links import WaitReportLink, show_link
 from airflow_provider_responsys.metrics import Metrics
 from airflow_provider_responsys.observers import WaitObserver
@@ -106,15 +109,24 @@ class PushRequestSensor(PokesInTime, BaseSensorOperator):
         part of those whose outcome is known. A request that failed, whose answer is
         gone, or that has more or fewer results than recipients, always fails the task
     :param fail_with_push: fail, after everything is counted, where a push failed: by the
-        push's whole output, or by the state of a push directly upstream. A DAG run's
-        state is that of its last tasks
+        push's whole output, or by the state of a push directly upstream; or where one
+        did not write the file that was asked for. A DAG run's state is that of its last tasks
+    :param results_path: object storage path to write the outcome of each recipient to, as
+        JSON lines or CSV by its suffix, ``.jsonl`` or ``.csv``, or either with ``.gz``
+        (templated). It needs a SQL ledger and the push's whole output. That of a mapped
+        sensor holds ``{{ ti.map_index }}``
 
     It returns ``requests``, ``recipients`` and ``errors``, all counts; the number of
     unknown recipients is null where it is not known. They are pushed as well when
     the task fails. With *soft_fail*, it is skipped instead.
+
+    A line at *results_path* has ``request_id``, ``position`` (from 0, in the request),
+    ``outcome`` (``succeeded``, ``failed`` or ``unknown``) and ``code``; and ``row``,
+    ``identifier`` and ``value`` where the push wrote a file at its ``recipients_path``.
+    It is written by the worker when the wait ends, also when it fails, whole or not at all.
     """
 
-    template_fields = ("request_ids", "responsys_conn_id")
+    template_fields = ("request_ids", "responsys_conn_id", "results_path")
     first_delay = FIRST_DELAY
     operator_extra_links = (WaitReportLink(),)
     ui_color = "#f3e6d0"
@@ -129,6 +141,7 @@ class PushRequestSensor(PokesInTime, BaseSensorOperator):
         expected_errors: Iterable[str] = ("NO_RECIPIENT_FOUND",),  # AFTM push page: often normal for a push
         max_failed: float = 0,
         fail_with_push: bool = True,
+        results_path: str | None = None,
         responsys_conn_id: str = ResponsysHook.default_conn_name,
         ledger_conn_id: str | None = None,
         **kwargs: Any,
@@ -139,6 +152,7 @@ class PushRequestSensor(PokesInTime, BaseSensorOperator):
         self.expected_errors = expected_errors
         self.max_failed = max_failed
         self.fail_with_push = fail_with_push
+        self.results_path = self._results_template = results_path
         self.responsys_conn_id = responsys_conn_id
         self.ledger_conn_id = ledger_conn_id
         self._asked: Asked | None = None
@@ -148,7 +162,7 @@ class PushRequestSensor(PokesInTime, BaseSensorOperator):
         self._ledger = LedgerLook(lambda: None, self.log)  # until the wait begins: Airflow copies the task before that
         self._limit_read = False
         self._note: TaskStateNote | None = None
-        self._ended = False
+        self._ended = self._told = False
         self._memory: Memory | None = None
         self._kept = Kept(0.0, math.inf)
         self._check_settings()
@@ -211,6 +225,7 @@ class PushRequestSensor(PokesInTime, BaseSensorOperator):
         """Return the state of this wait, which may have begun in an earlier try, or before it was rescheduled."""
         if self._state is None:
             asked = self._asked = Asked.of(self.request_ids)
+            self._results_file(context, asked)  # whether it can be written is known before anything is polled
             self._state = state = WaitState.on(asked.ids, sizes=asked.sizes, accepted=asked.accepted)
             self._ledger = LedgerLook(self._opened, self.log)
             ti = context.get("ti")
@@ -351,6 +366,7 @@ class PushRequestSensor(PokesInTime, BaseSensorOperator):
         """Return the counts, all requests having ended; fail if they demand it."""
         log_progress(self.log, state.results)
         found = [*self._problems(state.results), *state.mismatch(), *self._push_problems(context)]
+        found += self._write_results(context, state)
         if self._ledger.refused:
             found.append(f"outcomes were not written to the ledger: {self._ledger.refused}")
         if found:
@@ -368,8 +384,11 @@ class PushRequestSensor(PokesInTime, BaseSensorOperator):
             return []
         failed, left = self._failed_pushes(context)
         told = list(self._asked.problems if self._asked else ()) or ([] if self._is_one_of_many(context) else left)
+        unwritten = list(self._asked.unwritten if self._asked else ())
         more = f", and {len(told) - MOST_PROBLEMS} more" if len(told) > MOST_PROBLEMS else ""
         found = [f"the push failed: {'; '.join(told[:MOST_PROBLEMS])}{more}"] if told else []
+        if unwritten:
+            found.append(f"{len(unwritten)} pushes wrote no file at their recipients_path: {unwritten[0]}")
         if failed > len(left):
             found.append(f"{failed - len(left)} upstream pushes failed and left no output: look at their logs")
         return found
@@ -417,11 +436,34 @@ class PushRequestSensor(PokesInTime, BaseSensorOperator):
         self._ended = True
         if self._state:
             self._show(context, self._state)
+            self._write_results(context, self._state)
         if self._state and self.do_xcom_push and "ti" in context:
             context["ti"].xcom_push(key="return_value", value=self._state.summary())
         if self.soft_fail or self.never_fail:
             raise AirflowSkipException(str(error)) from error
         raise error from cause
+
+    def _results_file(self, context: "Context", asked: Asked) -> ResultsFile | None:
+        """Return what writes the outcomes, if that is wanted, or raise `InvalidSettings` where it can't be done."""
+        ti = context.get("ti")
+        return ResultsFile.of(
+            self.results_path,
+            asked,
+            map_index=ti.map_index if ti else None,
+            template=self._results_template,
+            ledger_conn_id=ledger_conn_id_of(self.ledger_conn_id),
+            open_path=ObjectStoragePath,
+            log=self.log,
+        )
+
+    def _write_results(self, context: "Context", state: WaitState) -> list[str]:
+        """Write the outcome of each recipient where that was asked for, once; return what is wrong with it."""
+        file = self._results_file(context, self._asked) if self._asked and not self._told else None
+        self._told = True
+        if file is None:
+            return []
+        self._ledger.write_the_rest()
+        return file.write(partial(ledger_records, str(ledger_conn_id_of(self.ledger_conn_id))), state.results)
 
     def _show(self, context: "Context", state: WaitState) -> None:
         """Show how far the wait is. A trigger can't: it does not reach Airflow's task state store."""

@@ -56,7 +56,7 @@ def test_every_row_is_pushed_once_and_reported(sandbox: Sandbox, run_dag: RunDag
 
     assert push.run.state == "success"
     members = {"campaign_name", "send_key", "dry_run", "request_ids", "request_sizes", "recipients", "problem"}
-    assert set(push.result) == members
+    assert set(push.result) == members | {"recipients_path", "recipients_problem"}
     assert sorted(size for size, times in push.result["request_sizes"] for _ in range(times)) == [50, 200, 200]
     assert set(push.result["recipients"]) == set(BUCKETS)
     assert push.recipients == {"read": 450, "accepted": 450}

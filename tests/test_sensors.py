@@ -634,7 +634,7 @@ def test_it_defers_for_a_day_unless_told_otherwise() -> None:
 
     assert waiting.deferrable
     assert (waiting.timeout, waiting.poke_interval) == (24 * 3600, 60)
-    assert waiting.template_fields == ("request_ids", "responsys_conn_id")
+    assert waiting.template_fields == ("request_ids", "responsys_conn_id", "results_path")
 
 
 def test_nothing_secret_is_logged(sandbox: Sandbox, caplog: pytest.LogCaptureFixture) -> None:

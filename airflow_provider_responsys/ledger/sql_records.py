@@ -47,6 +47,8 @@ from airflow_provider_responsys.ledger.sql_values import (
     TraceRecord,
 )
 
+_OUTCOME = (batches.c.succeeded, batches.c.failed, batches.c.request_error)
+
 
 class Records:
     """All sends of the ledger on *engine*, which is its own, as `SqlLedger`'s."""
@@ -99,20 +101,29 @@ class Records:
 
     def outcomes(self, send_key: str) -> list[RequestOutcome]:
         """Return the outcomes recorded so far: a restarted poller goes on from them."""
-        columns = (
-            batches.c.request_id,
-            batches.c.size,
-            batches.c.succeeded,
-            batches.c.failed,
-            batches.c.request_error,
+        query = _of(send_key, select(batches.c.request_id, batches.c.size, *_OUTCOME)).where(
+            batches.c.outcome_at.is_not(None)
         )
-        query = _of(send_key, select(*columns)).where(batches.c.outcome_at.is_not(None))
         with self._database.transaction() as connection:
             rows = connection.execute(query.order_by(batches.c.settled_at, batches.c.number)).all()
-        return [
-            RequestOutcome(row.request_id, row.size, row.succeeded, json.loads(row.failed), row.request_error)
-            for row in rows
-        ]
+        return [_outcome(row) for row in rows]
+
+    def requests(
+        self, send_keys: Sequence[str], request_ids: Sequence[str]
+    ) -> dict[str, tuple[int, RequestOutcome | None]]:
+        """Return how many recipients each of *request_ids* has, and its outcome; those not of *send_keys* are left out.
+
+        The outcome is None where none is recorded.
+        """
+        theirs = sends.c.send_hash.in_([digest(send_key) for send_key in send_keys])
+        query = (
+            select(batches.c.request_id, batches.c.size, *_OUTCOME, batches.c.outcome_at)
+            .join(sends, sends.c.id == batches.c.send_id)
+            .where(theirs, batches.c.request_id.in_(request_ids), batches.c.forgotten_at.is_(None))
+        )
+        with self._database.transaction() as connection:
+            rows = connection.execute(query).all()
+        return {row.request_id: (row.size, _outcome(row) if row.outcome_at else None) for row in rows}
 
     # For people
 
@@ -221,6 +232,11 @@ class Records:
         with self._database.transaction() as connection:
             rows = connection.execute(select(*columns).order_by(traces.c.id.desc())).all()
         return [TraceRecord(*row) for row in rows]
+
+
+def _outcome(row: Any) -> RequestOutcome:
+    """Return the outcome that *row* records."""
+    return RequestOutcome(row.request_id, row.size, row.succeeded, json.loads(row.failed), row.request_error)
 
 
 def _of(send_key: str, query: Any) -> Any:

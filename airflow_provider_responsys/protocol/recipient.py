@@ -1,5 +1,6 @@
 """One recipient, as Responsys takes it and as we tell it from others."""
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -144,6 +145,18 @@ def optional_front(name: str) -> str:
 
 OPTIONAL_BACK: Final = "}"
 NULL: Final = "null"
+
+IDENTIFIED = re.compile(r'"(\w+)":(?:"((?:[^"\\]|\\.)*)"|(\d+))')
+"""The first member of a body that is not null: its name, and what stands between its quotation marks, or its digits."""
+
+
+def identified(body: str) -> tuple[str, str]:
+    """Return the name and the value of the identifier in *body*, which a `writer` wrote."""
+    name, text, number = IDENTIFIED.search(body).groups()  # type: ignore[union-attr]  # each body has an identifier
+    if text is None:
+        return name, number
+    return name, json.loads(f'"{text}"') if "\\" in text else text
+
 
 Writer: TypeAlias = Callable[[str, str, str, str], Recipient]
 """From an identifier's value, its normalised form, the API key and the optional data, all as JSON, to the recipient."""

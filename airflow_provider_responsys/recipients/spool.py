@@ -14,6 +14,7 @@ from typing import Final, Literal, NoReturn, Self, TypeAlias
 from airflow_provider_responsys.errors import InvalidRecipients, SourceFailed
 from airflow_provider_responsys.recipients.fields import FieldSettings, MakeRecipient, recipient_maker
 from airflow_provider_responsys.recipients.optional import InvalidRow
+from airflow_provider_responsys.recipients.outcomes import Outcomes
 from airflow_provider_responsys.recipients.rows import Chunk
 
 EXAMPLES: Final = 10
@@ -57,6 +58,11 @@ STRANGERS: Final = """
     SELECT count(DISTINCT fingerprint) FROM recipient
     WHERE NOT EXISTS (SELECT 1 FROM known WHERE known.fingerprint = recipient.fingerprint)
 """
+REPETITIONS: Final = """
+    SELECT left_out.position, (SELECT min(position) FROM recipient AS one WHERE one.fingerprint = repeated.fingerprint)
+    FROM left_out JOIN recipient AS repeated ON repeated.position = left_out.position
+"""
+BODIES: Final = "SELECT position, body FROM recipient ORDER BY position"
 BODY: Final = "SELECT body FROM recipient WHERE fingerprint = ? ORDER BY position LIMIT 1"
 REMAINING: Final = """
     SELECT position, fingerprint, body FROM recipient
@@ -97,22 +103,26 @@ class Spool:
 
     Filled once, then read in batches. Rows without an error that are not a
     repetition of an earlier row count as its length. `SourceFailed` says that
-    the disk is full, or broken.
+    the disk is full, or broken. Asked to, it keeps *outcomes* of its rows beside them.
     """
 
-    def __init__(self, directory: str | Path | None = None) -> None:
+    def __init__(self, directory: str | Path | None = None, *, keeps_outcomes: bool = False) -> None:
         self.read = 0
         self.invalid = 0
         self.duplicates = 0
         self.invalid_examples: list[str] = []
         self._directory = Path(directory or tempfile.gettempdir())
         self._opened: sqlite3.Connection | None = None
+        self._keeps_outcomes = keeps_outcomes
+        self.outcomes: Outcomes | None = None
 
     def __enter__(self) -> Self:
         """Make the file."""
         with _on_disk(self._directory), tempfile.TemporaryDirectory(prefix="responsys-", dir=self._directory) as folder:
             self._opened = sqlite3.connect(Path(folder) / "spool")
             self._opened.executescript(SETTINGS)
+            if self._keeps_outcomes:
+                self.outcomes = Outcomes(Path(folder) / "outcomes", self._here)
         # Its name is gone already: the file goes with this process, however that ends.
         return self
 
@@ -130,6 +140,9 @@ class Spool:
         if self._opened is not None:
             self._opened.close()
             self._opened = None
+        if self.outcomes is not None:
+            self.outcomes.close()
+            self.outcomes = None
 
     def fill(
         self,
@@ -177,6 +190,11 @@ class Spool:
                 found = self._database.execute(BODY, (fingerprint,)).fetchone()
             if found:
                 yield found[0]
+
+    def bodies(self) -> Iterator[tuple[int, str]]:
+        """Yield the position and the body of each row without an error, left out or not, in source order."""
+        with _on_disk(self._directory):
+            yield from self._database.execute(BODIES)
 
     def batches(self, *, max_recipients: int, max_bytes: int) -> Generator[Batch]:
         """Yield who is not left out, in source order, each batch as full as it may be.
@@ -236,6 +254,8 @@ class Spool:
 
     def _note(self, position: int, error: InvalidRow) -> None:
         self.invalid += 1
+        if self.outcomes is not None:
+            self.outcomes.note_invalid(position, str(error))
         if self.invalid <= EXAMPLES:
             self.invalid_examples.append(error.at(position))
 
@@ -253,6 +273,17 @@ class Spool:
             self._database.execute(INDEX)
             self.duplicates = self._database.execute(REPEATED).rowcount
             self._database.commit()
+            if self.outcomes is not None:
+                self.outcomes.note_repetitions(self._database.execute(REPETITIONS))
+
+    def _here(self, fingerprints: Sequence[bytes]) -> list[tuple[int, int]]:
+        """Return the position of those whom *fingerprints* name and who are not left out, with their place there."""
+        with _on_disk(self._directory):
+            return [
+                (row[0], place)
+                for place, one in enumerate(fingerprints)
+                for row in self._database.execute(HERE, (one,))
+            ]
 
     def _remaining(self) -> Iterator[_Row]:
         with _on_disk(self._directory):

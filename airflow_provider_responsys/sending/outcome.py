@@ -7,12 +7,15 @@ from typing import Self, TypeAlias
 
 from airflow_provider_responsys.errors import ResponsysError
 from airflow_provider_responsys.ledger.interface import Earlier, Holder
+from airflow_provider_responsys.recipients.outcomes import Outcome, Outcomes
 from airflow_provider_responsys.recipients.spool import Batch, Spool
 from airflow_provider_responsys.sending.queue import Due
 from airflow_provider_responsys.sending.run import Doubt, Report
 
 TakeOut: TypeAlias = Callable[[Sequence[bytes]], Iterable[Batch]]
 """Takes whom fingerprints name out of the source, and returns who of them was there."""
+
+RESOLVED = "a person resolved the doubt: it was sent"
 
 
 @dataclass(slots=True)
@@ -35,20 +38,29 @@ class Resumed:
 
     @classmethod
     def of(
-        cls, earlier: Iterable[Earlier], spool: Spool, take_out: TakeOut | None = None, *, first_try: int = 1
+        cls,
+        earlier: Iterable[Earlier],
+        spool: Spool,
+        take_out: TakeOut | None = None,
+        *,
+        first_try: int = 1,
+        outcomes: Outcomes | None = None,
     ) -> Self:
-        """Take the recipients of *earlier* batches out of *spool*; with *take_out*, to send again what is in doubt."""
+        """Take the recipients of *earlier* batches out of *spool*; with *take_out*, to send again what is in doubt.
+
+        Each batch is told to *outcomes*.
+        """
         resumed = cls(first_try=first_try)
         doubts = []
         for batch in earlier:
             if batch.request_id is None:
                 doubts.append(batch)
             else:
-                resumed._accept(batch, spool)
+                resumed._accept(batch, spool, outcomes)
         # After all acceptances: a claim that was written late, for a request that never left, is no doubt
         # about recipients whom another try has sent to meanwhile.
         for batch in doubts:
-            resumed._take_doubt(batch, spool, take_out)
+            resumed._take_doubt(batch, spool, take_out, outcomes)
         return resumed
 
     @property
@@ -56,8 +68,11 @@ class Resumed:
         """Return how many recipients earlier tries left in doubt, whatever becomes of them."""
         return self.in_doubt + sum(len(due.batch) for due in self.repeats)
 
-    def _accept(self, batch: Earlier, spool: Spool) -> None:
+    def _accept(self, batch: Earlier, spool: Spool, outcomes: Outcomes | None) -> None:
         size = len(batch.fingerprints)
+        if outcomes:
+            found = spool.sort_out(batch.fingerprints)
+            outcomes.note_earlier(batch.fingerprints, _outcome(batch), gone=len(found.vanished))
         here = spool.exclude(batch.fingerprints)
         known = len(spool.sort_out(batch.fingerprints).known) if here < size else size
         self.here += here
@@ -67,9 +82,11 @@ class Resumed:
             self.request_ids.append(batch.request_id)
             self.request_sizes.append(size)
 
-    def _take_doubt(self, batch: Earlier, spool: Spool, take_out: TakeOut | None) -> None:
-        sorted_out = spool.sort_out(batch.fingerprints)
-        here, vanished = sorted_out.here, sorted_out.vanished
+    def _take_doubt(self, batch: Earlier, spool: Spool, take_out: TakeOut | None, outcomes: Outcomes | None) -> None:
+        found = spool.sort_out(batch.fingerprints)
+        here, vanished = found.here, found.vanished
+        if outcomes:
+            outcomes.note_earlier(batch.fingerprints, _outcome(batch), gone=len(vanished))
         # Until a person has cleared the task, all tries are of the same cycle, and need no number.
         if self.first_try <= 1 or batch.try_number >= self.first_try:
             self.lost_lately += len(here) + len(vanished)
@@ -87,8 +104,7 @@ class Resumed:
 
     def _doubt(self, batch: Earlier, fingerprints: Sequence[bytes]) -> None:
         self.in_doubt += len(fingerprints)
-        reason = f"no answer was recorded since {batch.since:%F %T%z}"
-        self.doubts.append(Doubt(batch.label, len(fingerprints), reason, fingerprints, batch.batch_id))
+        self.doubts.append(_left_in_doubt(batch, fingerprints))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +179,24 @@ class Sent:
             resumed.request_sizes + report.request_sizes,
             [*resumed.doubts, *report.doubts],
         )
+
+
+def left_by_earlier_tries(earlier: Callable[[], Iterable[Earlier]]) -> Sent:
+    """Return what *earlier* tries sent, where this one has no source to compare it with."""
+    with Spool() as empty:
+        return Sent.of(empty, Resumed.of(earlier(), empty), Report(0))
+
+
+def _left_in_doubt(batch: Earlier, fingerprints: Sequence[bytes]) -> Doubt:
+    reason = f"no answer was recorded since {batch.since:%F %T%z}"
+    return Doubt(batch.label, len(fingerprints), reason, fingerprints, batch.batch_id)
+
+
+def _outcome(batch: Earlier) -> Outcome:
+    """Return the outcome of the recipients of an earlier *batch*, unless they are sent to again."""
+    if batch.request_id is None:
+        return _left_in_doubt(batch, ()).outcome
+    return Outcome("accepted", batch.request_id or None, reason=None if batch.request_id else RESOLVED)
 
 
 def doubt_lines(doubts: Iterable[Doubt], spool: Spool) -> Iterator[str]:

@@ -24,6 +24,7 @@ from airflow_provider_responsys.errors import (
 )
 from airflow_provider_responsys.ledger.interface import Claim, Holder, Ledger, Wanted
 from airflow_provider_responsys.protocol.push import Acceptance
+from airflow_provider_responsys.recipients.outcomes import Outcome
 from airflow_provider_responsys.recipients.spool import Batch
 from airflow_provider_responsys.sending.engine import Commit, Delivery, Done, Engine, Fate, Post, Probe, Recall, Wait
 from airflow_provider_responsys.sending.gate import Gate
@@ -93,6 +94,20 @@ class Doubt:
     batch_id: int = 0
     """What its request carried as ``X-Request-Id``."""
 
+    @property
+    def outcome(self) -> Outcome:
+        """Return what is told of each of its recipients."""
+        name = f"{self.label} ({self.batch_id})" if self.batch_id else self.label
+        return Outcome("in_doubt", reason=f"{name}: {self.reason}")
+
+
+HELD = {
+    Holder.ACCEPTED: Outcome("accepted", reason="an earlier try of this task got it accepted"),
+    Holder.IN_DOUBT: Outcome("in_doubt", reason="an earlier try of this task claimed it, and learned no answer"),
+    Holder.OTHER: Outcome("duplicate", reason="claimed by another task with the same send key"),
+}
+"""The outcome of recipients that could not be claimed, by who holds them."""
+
 
 @dataclass(slots=True)
 class Report:
@@ -132,6 +147,14 @@ class Report:
         return self.total - self.accepted - self.in_doubt - self.rejected.total() - self.held.total()
 
 
+Note: TypeAlias = Callable[[Sequence[int], Outcome], object]
+"""Is told the outcome of the rows at these positions, on the thread that claims and settles. May not raise."""
+
+
+def _note_nothing(positions: Sequence[int], outcome: Outcome) -> None:
+    """Keep nothing: no file was asked for."""
+
+
 class Stalled(LedgerFailed):
     """A call of the ledger was left behind: it has not returned, and the sender is out of time."""
 
@@ -151,7 +174,7 @@ class Run:
     *probe* is the harmless read. Both raise `ResponsysError`. Where posts pass a *gate*,
     those that have not left yet are not waited for in the end. Where the *ledger* is
     called on *aside*, one thread of its own, a stop is noticed meanwhile.
-    *observer* is told what happens.
+    *observer* is told what happens, and *note* the outcome of rows of the source, by their positions.
     """
 
     def __init__(
@@ -168,6 +191,7 @@ class Run:
         gate: Gate | None = None,
         aside: Pool | None = None,
         observer: Observer | None = None,
+        note: Note | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.engine = engine
@@ -180,6 +204,7 @@ class Run:
         self._gate = gate
         self._aside = aside
         self._observer = observer or Unobserved()
+        self._note = note or _note_nothing
         self._clock = clock
         self._numbers = itertools.count(1)
         self._claimed: dict[int, Batch] = {}
@@ -288,6 +313,8 @@ class Run:
         for claim in claims:
             batch = dues[claim.number].batch
             self.report.held.update(claim.lost.values())
+            for place, holder in claim.lost.items():
+                self._note((batch.positions[place],), HELD[holder])
             won = _without(batch, claim.lost) if claim.lost else batch
             if won:
                 self._claimed[claim.number] = won
@@ -369,6 +396,7 @@ class Run:
                     self.report.request_ids.append(request_id)
                     self.report.request_sizes.append(len(batch))
                 self._forget(number)
+                self._note(batch.positions, Outcome("accepted", request_id))
                 self.engine.accepted(number, request_id, now, correlation_id)
                 self._observer.accepted(len(batch))
             case Failed(number, error):
@@ -407,6 +435,7 @@ class Run:
 
     def _settle_failed(self, number: int, error: ResponsysError, fate: Fate) -> int:
         """Count batch *number*, which failed with *error*, by its *fate*; return how many recipients it has."""
+        outcome: Outcome | None = None
         with self._counting:
             batch, batch_id = self._claimed.pop(number), self._forget(number)
             match fate:
@@ -414,12 +443,15 @@ class Run:
                     self._queue.put_back(Due(batch))
                 case Fate.REJECTED:
                     self.report.rejected[code_of(error)] += len(batch)
+                    outcome = Outcome("rejected", code=code_of(error), reason=str(error))
                 case _:
                     refused = isinstance(error, NotAccepted)
                     reason = f"it was sent before, and refused this time: {error}" if refused else str(error)
-                    self.report.doubts.append(
-                        Doubt(f"batch {number}", len(batch), reason, batch.fingerprints, batch_id)
-                    )
+                    doubt = Doubt(f"batch {number}", len(batch), reason, batch.fingerprints, batch_id)
+                    self.report.doubts.append(doubt)
+                    outcome = doubt.outcome
+        if outcome:
+            self._note(batch.positions, outcome)
         return len(batch)
 
     def _forget(self, number: int) -> int:
@@ -463,7 +495,9 @@ class Run:
         return report
 
     def _doubt(self, number: int, batch: Batch, reason: str) -> None:
-        self.report.doubts.append(Doubt(f"batch {number}", len(batch), reason, batch.fingerprints, self._ids[number]))
+        doubt = Doubt(f"batch {number}", len(batch), reason, batch.fingerprints, self._ids[number])
+        self.report.doubts.append(doubt)
+        self._note(batch.positions, doubt.outcome)
         self._observer.in_doubt(len(batch))
 
     def _left_over(self, label: str, batch: Batch, batch_id: int) -> None:

@@ -27,6 +27,10 @@ class Asked:
     send_keys: tuple[str, ...] = ()
     sizes: Mapping[str, int] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    recipients_paths: tuple[str, ...] = ()
+    """Where pushes wrote who is in which request."""
+    unwritten: tuple[str, ...] = ()
+    """Why pushes did not write that, though they were asked to."""
 
     @classmethod
     def of(cls, value: Any) -> Self:
@@ -36,10 +40,16 @@ class Asked:
         send_keys: dict[str, None] = {}
         sizes: dict[str, int] = {}
         problems: list[str] = []
+        paths: dict[str, None] = {}
+        unwritten: list[str] = []
         for found in _pushes(value):
             if isinstance(found, Mapping):
                 if problem := found.get("problem"):
                     problems.append(str(problem))
+                if isinstance(path := found.get("recipients_path"), str):
+                    paths[path] = None
+                if isinstance(why := found.get("recipients_problem"), str):
+                    unwritten.append(why)
                 its_ids = _ids_of(found)
                 ids.update(dict.fromkeys(its_ids))
                 sizes.update(_sizes_of(found, its_ids))
@@ -50,7 +60,7 @@ class Asked:
                 ids[_checked(found)] = None
                 accepted.append(None)
         total = None if None in accepted else sum(filter(None, accepted))
-        return cls(tuple(ids), total, tuple(send_keys), sizes, tuple(problems))
+        return cls(tuple(ids), total, tuple(send_keys), sizes, tuple(problems), tuple(paths), tuple(unwritten))
 
 
 def _pushes(value: Any) -> Iterator[Any]:

@@ -67,6 +67,11 @@ class LedgerLook:
                 self.refused = failure
                 self._log.error("The ledger takes no outcomes: %s. The wait goes on, then fails", failure)
 
+    def write_the_rest(self) -> None:
+        """Write the outcomes that could not be written so far, if the ledger can be reached by now."""
+        if self.records is not None and self.records.unwritten and not self.refused:
+            self.records.write()
+
     def task_instances(self, state: WaitState) -> list[str]:
         """Return the task instances by which the ledger finds exactly what was asked for, if there are such."""
         if self.records is None or self.unread or not all(map(self.records.knows, state.asked)):
