@@ -28,8 +28,8 @@ from airflow_provider_responsys.errors import (
 from airflow_provider_responsys.ledger.interface import Accepted, Released
 from airflow_provider_responsys.protocol.pace import SCOUT, Pace
 from airflow_provider_responsys.sandbox.limits import Windows
-from airflow_provider_responsys.sending.budget import Budget
 from airflow_provider_responsys.sending import engine
+from airflow_provider_responsys.sending.budget import Budget
 from airflow_provider_responsys.sending.engine import (
     LOST_IN_A_ROW,
     Action,
