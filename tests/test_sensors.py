@@ -559,6 +559,16 @@ def test_the_timeout_names_what_is_pending(sandbox: Sandbox) -> None:
     assert "1 of 1 requests have no results" in str(here.value)
 
 
+def test_a_time_out_is_told_where_upstream_states_cannot_be_read(mocker: Any) -> None:
+    """Otherwise Airflow would retry a wait whose time is over, and nothing would say that it timed out."""
+    waiting = sensor(["UGpC"])
+    mocker.patch.object(waiting, "_failed_pushes", side_effect=ConnectionError("metadata API away"))
+    told = Event(Status.TIMEOUT, Results(total=1)).to_payload()
+
+    with pytest.raises(AirflowSensorTimeout, match=r"^1 of 1 requests have no results after"):
+        waiting.execute_complete({}, told)
+
+
 @pytest.mark.parametrize(
     ("payload", "words"),
     [

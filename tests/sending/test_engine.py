@@ -28,6 +28,7 @@ from airflow_provider_responsys.errors import (
 from airflow_provider_responsys.ledger.interface import Accepted, Released
 from airflow_provider_responsys.protocol.pace import SCOUT, Pace
 from airflow_provider_responsys.sandbox.limits import Windows
+from airflow_provider_responsys.sending import engine
 from airflow_provider_responsys.sending.budget import Budget
 from airflow_provider_responsys.sending.engine import (
     LOST_IN_A_ROW,
@@ -580,8 +581,9 @@ def test_at_least_once_sends_an_unrecoverable_exception_again_once() -> None:
     assert world.in_doubt == {1}
 
 
-def test_at_least_once_repeats_what_was_not_answered_as_often_as_a_login() -> None:
-    """AFTM error page: at most three retries, two minutes apart."""
+def test_at_least_once_repeats_what_was_not_answered_as_often_as_a_login(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AFTM error page: at most three retries, two minutes apart, where other answers keep the sender going."""
+    monkeypatch.setattr(engine, "LOST_IN_A_ROW", 99)
     limits = Limits(delivery=Delivery.AT_LEAST_ONCE, max_in_flight=1)
     world = World(batches=1, answers=[NoAnswer("lost")] * 9, limits=limits)
 
