@@ -350,40 +350,6 @@ def test_a_recipient_that_another_task_claimed_is_a_duplicate(
     assert [line["position"] for line in push.lines[100:200]] == list(range(100))
 
 
-class Cleared(TriggerPushOperator):
-    """A push whose second try is one that a person's clear made: Airflow tells it by the number of retries."""
-
-    def execute(self, context: Any) -> dict[str, Any]:
-        """Push."""
-        if context["ti"].try_number == 2:
-            self.retries = 0
-        return super().execute(context)
-
-
-@pytest.mark.parametrize("on_clear", ["resume", "restart"])
-def test_after_a_clear_it_tells_what_the_clear_left(
-    sandbox: Sandbox, run_dag: RunDag, tmp_path: Path, ledger: str, on_clear: str
-) -> None:
-    """A restart forgets the requests of the task before it, as the report does; a resumed send has them all."""
-    sandbox.plan(Fault("push", "SERVICE_UNAVAILABLE", nth=2))
-
-    push = Push(
-        run_dag,
-        tmp_path / "sent.jsonl",
-        kind=Cleared,
-        recipients=people(400),
-        ledger_conn_id=ledger,
-        on_clear=on_clear,
-        retry_for=1.0,
-        retries=1,
-    )
-
-    assert push.run.state == "success"
-    assert push.check() == {"accepted": 400}
-    before = {line["request_id"] for line in push.lines[:200]}
-    assert before == ({sandbox.request_ids[0]} if on_clear == "resume" else {sandbox.request_ids[1]})
-
-
 @pytest.mark.parametrize("suffix", [".jsonl", ".json.gz", ".csv", ".csv.gz"])
 @pytest.mark.parametrize("where", ["local", "memory"])
 def test_the_suffix_decides_how_it_is_written(
