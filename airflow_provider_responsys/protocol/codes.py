@@ -35,6 +35,7 @@ UNRECOVERABLE_WAIT = 30.0  # AFTM error page, UNRECOVERABLE_EXCEPTION: wait abou
 UNRECOVERABLE_RETRIES = 1  # AFTM error page: resubmit once
 NO_ANSWER_WAIT = 120.0  # AFTM error page: two minutes apart, or the login may be disabled
 NO_ANSWER_RETRIES = 3  # AFTM error page: at most three; the first request is not one of them
+NO_ANSWER_REPEATS = 2  # the same of a push, read as three in all: each may reach a person once more
 
 TOKEN_NOT_VALID = "not a valid authentication token"  # noqa: S105 -- what Responsys says of one (Throttling page)
 CAMPAIGN_NAME = "<campaign name>"  # AFTM error page: how a promotional campaign is refused during failover

@@ -35,7 +35,7 @@ from airflow_provider_responsys.errors import (
 )
 from airflow_provider_responsys.ledger.interface import Accepted, Released, Settlement
 from airflow_provider_responsys.protocol.codes import (
-    NO_ANSWER_RETRIES,
+    NO_ANSWER_REPEATS,
     NO_ANSWER_WAIT,
     UNRECOVERABLE_RETRIES,
     UNRECOVERABLE_WAIT,
@@ -384,7 +384,7 @@ class Engine:
         if self.limits.delivery is not Delivery.AT_LEAST_ONCE:
             return Fate.IN_DOUBT
         unrecoverable = isinstance(error, InDoubt) and error.code == "UNRECOVERABLE_EXCEPTION"
-        wait, most = NO_ANSWER_WAIT, NO_ANSWER_RETRIES
+        wait, most = NO_ANSWER_WAIT, NO_ANSWER_REPEATS
         if unrecoverable:
             wait, most = UNRECOVERABLE_WAIT, UNRECOVERABLE_RETRIES
         posts = self.tries.get(number, 1)

@@ -375,7 +375,7 @@ def test_a_repetition_that_could_not_be_taken_over_is_in_doubt(spool: Spool) -> 
 
 
 def test_a_repetition_whose_answer_is_lost_is_sent_once_more(spool: Spool) -> None:
-    """Its request counts as the second of three."""
+    """Its request counts as the second of three: an earlier try sent the first."""
     lost = NoAnswer("lost")
     sender = Sender(spool, lost, lost, repeats=in_doubt(spool, 1), delivery=Delivery.AT_LEAST_ONCE)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_responsys.errors import ResponsysError
 from airflow_provider_responsys.ledger.interface import Accepted, Earlier, Settlement
-from airflow_provider_responsys.protocol.codes import NO_ANSWER_RETRIES
+from airflow_provider_responsys.protocol.codes import NO_ANSWER_REPEATS
 from airflow_provider_responsys.recipients.spool import Spool
 from airflow_provider_responsys.sending.engine import Delivery
 from airflow_provider_responsys.sending.outcome import Buckets, Resumed, Sent
@@ -67,7 +67,7 @@ class Truth:
             elif (
                 other.task is attempt.task
                 and self._may_repeat(other, batch, recipient)
-                and again <= 1 + NO_ANSWER_RETRIES
+                and again <= 1 + NO_ANSWER_REPEATS
             ):
                 if other is not attempt:
                     attempt.doubted.add(number)  # a refusal does not undo what the other may have done
