@@ -120,8 +120,8 @@ def check_command(words: list[str]) -> None:
             assert all(option in source_of(module) for option in arguments if option.startswith("-"))
         case [".", _]:
             pass
-        case [first, *_]:
-            assert first in OTHERS, first
+        case _:
+            assert words[0] in OTHERS, words[0]
 
 
 def ours() -> argparse.ArgumentParser:

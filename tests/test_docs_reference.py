@@ -28,7 +28,7 @@ UPCOMING = frozenset({"recipients_path", "results_path", "recipients_problem", "
 """What the reference may tell of before the code has it."""
 
 SENT_LATER = {Verdict.LATER, Verdict.LIMIT}
-SAYS = {
+SAYS: Mapping[Verdict, str | tuple[str, ...]] = {
     Verdict.LATER: "sent again after",
     Verdict.LIMIT: "sent again after",
     Verdict.LOGIN: "logs in and sends again",
