@@ -43,7 +43,7 @@ UPCOMING_COMMANDS = frozenset({"person"})
 UPCOMING_PARAMETERS = ("recipients_path", "results_path")
 """The same, of the operator and the sensor."""
 
-OTHERS = frozenset({"cd", "curl", "export", "mkdir", "pip", "python3"})
+OTHERS = frozenset({"cd", "curl", "export", "kill", "mkdir", "pip", "python3"})
 """Programs that a reader has, or gets with Python; their options are their own."""
 
 KINDS = frozenset({"python", "json", "ini", "sh", "text"})

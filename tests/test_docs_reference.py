@@ -21,11 +21,20 @@ from airflow_provider_responsys.sending.outcome import Buckets
 from airflow_provider_responsys.sending.verdict import FINAL
 from airflow_provider_responsys.sensors import PushRequestSensor
 
-DOCS = Path(__file__).parent.parent / "docs"
-REFERENCE, ERRORS = DOCS / "reference.md", DOCS / "errors.md"
+ROOT = Path(__file__).parent.parent
+REFERENCE, ERRORS = ROOT / "docs/reference.md", ROOT / "docs/errors.md"
 
 UPCOMING = frozenset({"recipients_path", "results_path", "recipients_problem", "person", "yaml"})
 """What the reference may tell of before the code has it."""
+
+UPCOMING_MESSAGES = frozenset(
+    {
+        "The recipients could not be written to",
+        "pushes wrote no file at their recipients_path",
+        "the results were not written to",
+    }
+)
+"""The same, of messages."""
 
 SENT_LATER = {Verdict.LATER, Verdict.LIMIT}
 SAYS: Mapping[Verdict, str | tuple[str, ...]] = {
@@ -64,7 +73,7 @@ def tables(text: str) -> list[list[list[str]]]:
         if not before:
             found.append([])
         before = True
-        cells = [cell.strip() for cell in line.strip().strip("|").split(" | ")]
+        cells = [cell.strip() for cell in re.split(r"\s\|(?=\s|$)", line[1:])[:-1]]
         if not re.fullmatch(r"[\s|-]+", line):
             found[-1].append(cells)
     return found
@@ -303,4 +312,4 @@ def sources() -> str:
 @pytest.mark.parametrize("part", sorted(set(told())))
 def test_a_message_that_is_quoted_exists(part: str) -> None:
     """In the code, with whatever stands between."""
-    assert part in sources()
+    assert part in sources() or part in UPCOMING_MESSAGES
