@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -106,6 +105,8 @@ def test_a_citation_of_what_is_absent_is_found(tmp_path: Path, cited: str) -> No
 
     assert absent_citations(path)
 
+
+README = ROOT / "README.md"
 
 MAKES = re.compile(r"`(?:make [\w.-]+|python -m [\w.]+[^`]*)`")
 IDIOM = re.compile(
