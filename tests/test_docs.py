@@ -89,3 +89,99 @@ def test_a_citation_of_what_is_absent_is_found(tmp_path: Path, cited: str) -> No
     path.write_text(f"# {cited}\n# docs/glossary.md, Waiting.\n", "utf-8")
 
     assert absent_citations(path)
+
+
+README = ROOT / "README.md"
+
+MAKES = re.compile(r"`(?:make [\w.-]+|python -m [\w.]+[^`]*)`")
+IDIOM = re.compile(
+    r"\b(?:whoever|whomever|everybody|everyone|nobody|somebody|what became of|gives? (?:them|it) up|"
+    r"not ours to)\b",
+    re.IGNORECASE,
+)
+"""What the project says in plainer words: see the glossary."""
+
+CITED_TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
+
+
+def tables_of(page: Path) -> list[str]:
+    """Return the tables of *page*."""
+    return re.findall(r"(?:^\|.*\n)+", page.read_text("utf-8"), flags=re.MULTILINE)
+
+
+def unnamed_figures(text: str) -> list[str]:
+    """Return the lines of measured figures in *text* that say of no command that it makes them."""
+    header, _, *rows = text.splitlines()
+    if MAKES.search(header):
+        return []
+    return [row for row in rows if not MAKES.search(row)]
+
+
+def test_the_readme_fits_on_a_few_screens() -> None:
+    """A hundred and thirty lines, and no line that hides several."""
+    lines = README.read_text("utf-8").splitlines()
+
+    assert len(lines) <= 130
+    assert max(map(len, lines)) <= 320
+
+
+def test_each_table_of_figures_names_what_makes_it() -> None:
+    """In its header, or in each of its rows."""
+    tables = [table for name in ("evidence", "scaling") for table in tables_of(ROOT / "docs" / f"{name}.md")]
+
+    found = [line for table in tables for line in unnamed_figures(table)]
+
+    assert len(tables) == 4
+    assert found == []
+
+
+def test_each_figure_of_the_readme_names_what_makes_it() -> None:
+    """Each item that speaks of evidence does so with a command."""
+    items = re.findall(r"\*Evidence: .*?\*(?=\n|$)", README.read_text("utf-8"), flags=re.DOTALL)
+
+    assert len(items) == 5
+    for item in items[0], items[4]:
+        assert MAKES.search(item), item
+    assert all(MAKES.search(item) or "same runs" in item for item in items)
+
+
+def test_a_figure_without_a_command_is_found() -> None:
+    """In a row of a table, and in a whole table."""
+    table = "| what | measured |\n| --- | --- |\n| a | 98 %, `make bench` |\n| b | 3 s |"
+
+    assert unnamed_figures(table) == ["| b | 3 s |"]
+    assert unnamed_figures(table.replace("measured", "measured by `make bench`", 1)) == []
+
+
+def test_each_picture_of_a_benchmark_is_shown() -> None:
+    """None is missing, none is shown twice."""
+    shown = re.findall(
+        r"!\[[^\]]+\]\(\.\./benchmarks/results/(\w+)\.svg\)", (ROOT / "docs" / "evidence.md").read_text("utf-8")
+    )
+
+    assert sorted(shown) == sorted(path.stem for path in (ROOT / "benchmarks" / "results").glob("*.svg"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_each_test_that_a_page_names_is_there(page: Path) -> None:
+    """A reader who looks for the evidence finds it."""
+    for name, test in CITED_TEST.findall(page.read_text("utf-8")):
+        assert (ROOT / name).is_file(), name
+        assert not test or re.search(
+            rf"^(?:async )?def {test}\b", (ROOT / name).read_text("utf-8"), flags=re.MULTILINE
+        ), test
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_speaks_plainly(page: Path) -> None:
+    """Without the idiom that the glossary replaced."""
+    text = page.read_text("utf-8")
+
+    assert [match[0] for match in IDIOM.finditer(text)] == []
+
+
+def test_each_page_is_reached_from_the_readme() -> None:
+    """A page that nothing leads to is not read."""
+    links = LINK.findall(README.read_text("utf-8"))
+
+    assert {path.name for path in PAGES[1:]} <= {Path(link.partition("#")[0]).name for link in links}
