@@ -119,7 +119,7 @@ def test_one_report_is_written_where_the_sender_is_about_to_report(
     mocker: MockerFixture,
 ) -> None:
     """A report that takes long is waited for: two threads that report at once get in each other's way."""
-    released, reporting, reports = threading.Event(), threading.Lock(), []
+    released, reporting, reports = threading.Event(), threading.Lock(), list[str]()
 
     class Slow(TriggerPushOperator):
         """A push that is told to stop while its ledger begins, and that takes two seconds to push its report."""
