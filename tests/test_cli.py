@@ -211,7 +211,7 @@ def test_a_request_without_results_is_shown_by_its_code(book: Book, run: Run) ->
 
 
 @on_sqlite
-@pytest.mark.parametrize("output", ["table", "plain"])
+@pytest.mark.parametrize("output", ["table", "plain", "yaml"])
 def test_tables_are_airflows(book: Book, run: Run, output: str) -> None:
     """As in Airflow's own commands; a send key that looks like mark-up stays as it is."""
     book.begin("[bold]a[/x]:star:")
@@ -442,6 +442,51 @@ def test_one_recipient_is_forgotten(
     assert book.records.person(marks[0]) == []
 
 
+def test_one_recipient_is_found_in_its_sends(book: Book, run: Run, answer: Answer) -> None:
+    """Who it is stands in nothing that is printed; an outcome is that of its place in the request."""
+    book.fill()
+    book.now += timedelta(days=1)
+    book.begin("winter", campaign="Winter").commit([], [Wanted(1, book.fingerprints(PEOPLE[1:2]))])
+
+    answer("person-1\n")
+    _, failed, _ = run("person", "--identifier", "customerId", "--output", "json")
+    status, table, err = run("person", "--identifier", "customer_id", "--value", "person-0")
+
+    newest, oldest = json.loads(failed)
+    assert (newest["send_key"], newest["campaign"], newest["state"], newest["request_id"]) == (
+        "winter",
+        "Winter",
+        "in doubt",
+        None,
+    )
+    assert oldest == {
+        "send_key": "autumn",
+        "campaign": "Autumn",
+        "task_instance": "dag/autumn/run/-1",
+        "claimed": "2026-11-23T08:30:00+00:00",
+        "state": "accepted",
+        "request_id": "4711",
+        "position": 1,
+        "outcome": "failed",
+        "code": "NO_RECIPIENT_FOUND",
+    }
+    assert (status, err) == (0, "")
+    assert "succeeded" in table
+    assert "not delivered" in table
+    assert "person-" not in failed + table
+
+
+def test_a_recipient_that_was_never_claimed_is_in_no_send(book: Book, run: Run) -> None:
+    """Status 1, a sentence, and output that a program can still read."""
+    book.fill()
+
+    status, out, err = run("person", "--identifier", "customerId", "--value", "stranger", "--output", "json")
+
+    assert (status, out) == (1, "[]\n")
+    assert "no push of this recipient" in err
+    assert "stranger" not in err
+
+
 @on_sqlite
 def test_a_recipient_can_be_read_from_standard_input(book: Book, run: Run, answer: Answer) -> None:
     """It stays out of the shell's history, and out of the list of processes."""
@@ -621,7 +666,15 @@ def test_both_command_lines_offer_the_same() -> None:
     (group,) = get_cli_commands()
 
     assert group.name == "responsys"
-    assert [command.name for command in group.subcommands] == ["sends", "show", "settle", "forget", "prune", "history"]
+    assert [command.name for command in group.subcommands] == [
+        "sends",
+        "show",
+        "settle",
+        "person",
+        "forget",
+        "prune",
+        "history",
+    ]
     assert all(isinstance(command, ActionCommand) for command in group.subcommands)
     assert get_provider_info()["cli"] == [f"{get_cli_commands.__module__}.{get_cli_commands.__name__}"]
 

@@ -66,8 +66,9 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """Give a connection that reads one state of the tables, and keeps no writer out."""
-        options: dict[str, Any] = {} if self.dialect == "sqlite" else {"isolation_level": "REPEATABLE READ"}
-        with _named(self._engine.execution_options(**{READS: True, **options})) as connection:
+        # Of the connection: between two options of engines, the first one wins.
+        isolation = {} if self.dialect == "sqlite" else {"isolation_level": "REPEATABLE READ"}
+        with _named(self._engine, **{READS: True}, **isolation) as connection:
             yield connection
 
     def attempt(self, work: Callable[[Connection], T], *, seconds: int | None = None) -> T:
@@ -141,11 +142,13 @@ def met_another(error: BaseException | None) -> bool:
 
 
 @contextmanager
-def _named(engine: Engine) -> Iterator[Connection]:
-    """Give a connection in a transaction of *engine*; name what goes wrong."""
+def _named(engine: Engine, **options: Any) -> Iterator[Connection]:
+    """Give a connection of *engine* with *options*, in a transaction; name what goes wrong."""
     try:
-        with engine.begin() as connection:
-            yield connection
+        with engine.connect() as opened:
+            connection = opened.execution_options(**options) if options else opened
+            with connection.begin():
+                yield connection
     except SQLAlchemyError as error:
         raise _failure(error, engine.url.database) from error
 

@@ -159,10 +159,10 @@ def _prune(run: "Conductor", _attempt: "Attempt", met: Plant) -> None:
     """Remove every send."""
 
     def prune(_: str) -> None:
-        from airflow_provider_responsys import cli  # noqa: PLC0415 -- in a process of its own
+        from airflow_provider_responsys import commands  # noqa: PLC0415 -- in a process of its own
 
         # The command line takes no age below a minute.
-        cli.prune_sends(
+        commands.prune_sends(
             argparse.Namespace(older_than=timedelta(0), ledger_conn_id=LEDGER, yes=True, force=True, reason="a test")
         )
 
