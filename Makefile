@@ -39,10 +39,10 @@ $(BROWSER): $(STAMP)
 test-fab: $(STAMPFAB)
 	$(BINFAB)/python -m pytest -W default tests/fab
 
-$(STAMPFAB): pyproject.toml
+$(STAMPFAB): pyproject.toml constraints-fab.txt
 	@test -x $(BINFAB)/python || $(PYTHON) -m venv .venv-fab
 	@echo "Installing Airflow with FAB into .venv-fab (a minute or two, once) ..."
-	@$(BINFAB)/python -m pip install --quiet --disable-pip-version-check apache-airflow==3.3.2 apache-airflow-providers-fab apache-airflow-providers-sqlite 'pytest>=9' --editable .
+	@$(BINFAB)/python -m pip install --quiet --disable-pip-version-check --constraint constraints-fab.txt apache-airflow apache-airflow-providers-fab apache-airflow-providers-sqlite 'pytest>=9' --editable .
 	@touch $@
 
 # An hour and a quarter on two cores: simulated schedules, then real processes, kills, outages, stalls and late writes.

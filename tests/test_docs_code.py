@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +21,15 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG
 
 from airflow_provider_responsys import cli
-from airflow_provider_responsys.operators import TriggerPushOperator
 from airflow_provider_responsys.protocol.account import account_from
 from airflow_provider_responsys.sandbox import Sandbox
 from airflow_provider_responsys.sandbox.__main__ import _parser as sandbox_parser
 from airflow_provider_responsys.sandbox.faults import FaultPlan
 from airflow_provider_responsys.sending.outcome import Buckets
 from airflow_provider_responsys.sending.progress import Progress
-from airflow_provider_responsys.sensors import PushRequestSensor
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-
-UPCOMING_TARGETS = frozenset({"test-browser"})
-"""Targets of make that the pages may name before they are there."""
-
-UPCOMING_COMMANDS = frozenset({"person"})
-"""The same, of the command line."""
-
-UPCOMING_PARAMETERS = ("recipients_path", "results_path")
-"""The same, of the operator and the sensor."""
 
 OTHERS = frozenset({"cd", "curl", "export", "kill", "mkdir", "pip", "python3"})
 """Programs that a reader has, or gets with Python; their options are their own."""
@@ -102,11 +90,10 @@ def check_command(words: list[str]) -> None:
     """Raise where a program does not know these *words*."""
     match words:
         case ["make", target, *settings]:
-            assert target in targets() | UPCOMING_TARGETS, target
+            assert target in targets(), target
             assert all("=" in setting for setting in settings)
         case ["airflow", "responsys", name, *_] | ["python", "-m", "airflow_provider_responsys", name, *_]:
-            if name not in UPCOMING_COMMANDS or name in {command.name for command in cli.COMMANDS}:
-                ours().parse_args(words[words.index(name) :])
+            ours().parse_args(words[words.index(name) :])
         case ["airflow", "standalone"]:
             pass
         case ["airflow", *arguments]:
@@ -142,13 +129,6 @@ def source_of(module: str) -> str:
 def is_dag(block: Block) -> bool:
     """Return whether *block* is a whole DAG."""
     return "with DAG(" in block.code and "def test_" not in block.code
-
-
-def runnable(code: str) -> str:
-    """Return *code* without the arguments that are described before they are there."""
-    taken = {name for kind in (TriggerPushOperator, PushRequestSensor) for name in signature(kind.__init__).parameters}
-    lacking = tuple(f"{name}=" for name in UPCOMING_PARAMETERS if name not in taken)
-    return "\n".join(line for line in code.splitlines() if not line.strip().startswith(lacking)) if lacking else code
 
 
 @pytest.fixture
@@ -252,7 +232,7 @@ def known(database):
 )
 def test_each_other_piece_of_python_runs(block: Block, sandbox: Sandbox) -> None:
     """Operators are made in a DAG; their parameters are real ones."""
-    code = compile(runnable(block.code), str(block), "exec")
+    code = compile(block.code, str(block), "exec")
     with DAG(f"piece_{block.line}", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC)):
         exec(code, {"__name__": "pasted"})  # noqa: S102 -- our own pages
 
@@ -323,7 +303,7 @@ def check_mention(words: list[str]) -> None:
     if words[:2] == ["airflow", "responsys"] or words[:3] == ["python", "-m", "airflow_provider_responsys"]:
         found = {command.name: command for command in cli.COMMANDS}
         name = (words[2:] if words[0] == "airflow" else words[3:])[:1]
-        if name and name[0] not in found and name[0] in UPCOMING_COMMANDS | {"…"}:
+        if name and name[0] not in found and name[0] == "…":
             return
         flags = {flag for each in name for argument in found[each].args for flag in argument.flags}
         assert {word for word in words if word.startswith("--")} <= flags
