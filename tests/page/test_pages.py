@@ -280,3 +280,14 @@ def test_every_page_is_quick(page: Any, with_ledger: Any) -> None:
         event.remove(Engine, "before_cursor_execute", count)
 
     assert queries < 60
+
+
+def test_links_and_files_are_right_below_a_path_of_airflows_own(page: Any, with_ledger: Any) -> None:
+    """As where Airflow's base_url ends with a path, which its server knows."""
+    client = type(page)(page.app, root_path="/airflow", headers=page.headers, cookies=page.cookies)
+
+    text = client.get("/airflow/responsys/push", params=with_ledger.query("well")).text
+    addresses = re.findall(r'(?:href|src|action)="([^"]*)"', text)
+
+    assert all(address.startswith(("/airflow/responsys/", "/airflow/dags/", "?", "#main")) for address in addresses)
+    assert [client.get(address).status_code for address in addresses if "/static/" in address] == [200, 200]
