@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from sqlalchemy import func, insert, inspect, select
 from sqlalchemy.engine import Connection, Engine
@@ -66,8 +66,7 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """Give a connection that reads one state of the tables, and keeps no writer out."""
-        options: dict[str, Any] = {} if self.dialect == "sqlite" else {"isolation_level": "REPEATABLE READ"}
-        with _named(self._engine.execution_options(**{READS: True, **options})) as connection:
+        with _named(self._engine.execution_options(**{READS: True})) as connection:
             yield connection
 
     def attempt(self, work: Callable[[Connection], T], *, seconds: int | None = None) -> T:
@@ -144,8 +143,12 @@ def met_another(error: BaseException | None) -> bool:
 def _named(engine: Engine) -> Iterator[Connection]:
     """Give a connection in a transaction of *engine*; name what goes wrong."""
     try:
-        with engine.begin() as connection:
-            yield connection
+        with engine.connect() as connection:
+            if connection.get_execution_options().get(READS) and engine.dialect.name != "sqlite":
+                # On the connection: as the engine's, what `ready` set would win.
+                connection = connection.execution_options(isolation_level="REPEATABLE READ")  # noqa: PLW2901 -- the same
+            with connection.begin():
+                yield connection
     except SQLAlchemyError as error:
         raise _failure(error, engine.url.database) from error
 
