@@ -93,6 +93,8 @@ class SqlLedger:
         self._now = now
         self._sleep = sleep
         self._writer: Writer | None = None
+        self._ending: Writer | None = None
+        """The same, until the end is written."""
         self._count = 0
         """Of the transactions that claimed, over all tries, as this try knows."""
         self._uncertain = False
@@ -114,7 +116,7 @@ class SqlLedger:
         begun = Beginning(self._database, self._mine, identity=text, key_id=name, marks=self._marks, now=now).run()
         self._count = self._marked = begun.point.count
         self.resumes = begun.resumes
-        self._writer = Writer(self._database, begun, identity=text, key_id=name)
+        self._writer = self._ending = Writer(self._database, begun, identity=text, key_id=name)
         return key
 
     def compare(self, source: Source) -> None:
@@ -179,7 +181,12 @@ class SqlLedger:
         self._database.attempt(lambda connection: writer.name_answer(connection, batch_id, correlation_id))
 
     def close(self) -> None:
-        """Close the connections."""
+        """Record when the try ended, where that can be done, and close the connections. Harmless to repeat."""
+        writer, self._ending = self._ending, None
+        if writer:
+            # People see it, and nothing that is sent depends on it.
+            with suppress(LedgerFailed), self._database.transaction() as connection:
+                writer.end(connection, self._now())
         self._database.dispose()
 
     def _began(self) -> Writer:

@@ -109,6 +109,11 @@ class Writer:
         connection.execute(delete(claims).where(claims.c.batch_id.in_(ids)))
         connection.execute(delete(batches).where(batches.c.id.in_(ids)))
 
+    def end(self, connection: Connection, now: datetime) -> None:
+        """Record that the try ended: no answer to it will come any more."""
+        mine = (tries.c.id == self.begun.try_id, tries.c.ended_at.is_(None))
+        connection.execute(update(tries).where(*mine).values(ended_at=now))
+
     # Whether this try may claim
 
     def _mine(self) -> tuple[Any, ...]:

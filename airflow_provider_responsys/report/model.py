@@ -103,7 +103,6 @@ class BatchReport:
     settled_at: datetime | None = None
     request_id: str | None = None
     correlation_id: str | None = None
-    polls: int = 0
     outcome_at: datetime | None = None
     kept_until: datetime | None = None
     """Until when Responsys answers polls for it, as documented."""

@@ -12,14 +12,22 @@ from contextlib import closing
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
-from sqlalchemy import create_engine, delete, event, insert, update
+from sqlalchemy import create_engine, delete, event, insert, select, update
 from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.schema import CreateTable
 
-from airflow_provider_responsys.errors import Fenced, InvalidSettings, LedgerFailed, SettingsChanged, StateLost
+from airflow_provider_responsys.errors import (
+    Fenced,
+    InvalidSettings,
+    LedgerFailed,
+    LedgerUnreachable,
+    SettingsChanged,
+    StateLost,
+)
 from airflow_provider_responsys.ledger import sql_schema
 from airflow_provider_responsys.ledger.fingerprint import key_id
 from airflow_provider_responsys.ledger.interface import (
@@ -32,6 +40,7 @@ from airflow_provider_responsys.ledger.interface import (
     Wanted,
 )
 from airflow_provider_responsys.ledger.sql import SqlLedger
+from airflow_provider_responsys.ledger.sql_claims import Writer
 from airflow_provider_responsys.ledger.sql_records import Records
 from airflow_provider_responsys.ledger.sql_schema import ATTEMPTS, ClaimRow, Database
 from airflow_provider_responsys.ledger.sql_tables import VERSION, batches, claims, ledger_table, metadata, sends, tries
@@ -269,6 +278,40 @@ def test_a_restart_does_without_the_record(database: SqlPlace, caplog: pytest.Lo
     begun(database.open(2, max_tries=4, on_clear="restart"))
 
     assert "forgotten" in caplog.text
+
+
+def ends(database: SqlPlace) -> list[Any]:
+    """Return when each try ended."""
+    engine = database.engine()
+    with engine.connect() as connection:
+        found = list(connection.execute(select(tries.c.ended_at)).scalars())
+    engine.dispose()
+    return found
+
+
+def test_the_end_of_a_try_is_recorded_once(database: SqlPlace) -> None:
+    """When it closed first; a try that never began has none, and a database that is gone keeps none from closing."""
+    ledger, other = database.open(1, task_instance="a/b/c/0"), database.open(1, task_instance="a/b/c/1")
+    ledger.begin(IDENTITY)
+
+    other.close()
+    ledger.close()
+    ended_at = database.now
+    database.now += timedelta(minutes=1)
+    ledger.close()
+
+    assert ends(database) == [ended_at]
+
+
+def test_a_try_ends_where_its_end_cannot_be_recorded(database: SqlPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """People see the end, and nothing that is sent depends on it."""
+    ledger = database.open(1)
+    ledger.begin(IDENTITY)
+    monkeypatch.setattr(Writer, "end", Mock(side_effect=LedgerUnreachable("gone")))
+
+    ledger.close()
+
+    assert ends(database) == [None]
 
 
 def test_a_replaced_try_still_records_its_answers(database: SqlPlace) -> None:
