@@ -1,7 +1,7 @@
-"""What a person waits for at the SQL ledger: one recipient across all sends, and how a send stands.
+"""What a person waits for at the SQL ledger: one recipient across all sends, how a send stands, and a page's values.
 
-A million claims, on SQLite and on PostgreSQL: in one send, and in a thousand. Each
-figure is the middle one of some look-ups that come after a first one, which warms the caches.
+A million claims, on SQLite and on PostgreSQL: in one send, in fifty, and in a thousand.
+Each figure is the middle one of some look-ups that come after a first one, which warms the caches.
 
 python -m benchmarks.lookup [claims]
 """
@@ -25,14 +25,17 @@ from airflow_provider_responsys.ledger.interface import new_batch_id
 from airflow_provider_responsys.ledger.sql_records import Records
 from airflow_provider_responsys.ledger.sql_schema import ClaimRow, Database
 from airflow_provider_responsys.ledger.sql_tables import batches, digest, sends, task_instances, tries
+from airflow_provider_responsys.report.from_ledger import LedgerReports
+from airflow_provider_responsys.report.model import PushTask
 from benchmarks.report import Report
 from tests.support.databases import postgres_databases
 
 MILLION = 1_000_000
 BATCH = 200  # recipients
-SENDS = (1, 1_000)
+SENDS = (1, 50, 1_000)
 LOOKS = 15
 GOAL = 100  # milliseconds
+GOAL_PAGE = 300  # the same, of all that a page shows
 
 Fingerprint = Callable[[str], bytes]
 
@@ -64,6 +67,18 @@ def look(report: Report, where: str, url: str, fingerprint: Fingerprint) -> None
     for what, work in looks.items():
         report.add(f"{where}: {what}", middle(work), "ms", at_most=GOAL)
     records.close()
+    reports = LedgerReports(sqlalchemy.create_engine(url))
+    task = PushTask(dag_id="bench", task_id="push", run_id="send 0")
+    pages: dict[str, Callable[[], object]] = {
+        "the page of all pushes": lambda: reports.pushes(dag_ids=None),
+        "the page of one push": lambda: reports.push(task),
+        "the page of one recipient": lambda: reports.person(known),
+    }
+    if reports.pushes(dag_ids=None)[1] == 0 or reports.push(task) is None:
+        raise RuntimeError("the pages are empty")
+    for what, work in pages.items():
+        report.add(f"{where}: {what}", middle(work), "ms", at_most=GOAL_PAGE)
+    reports.close()
 
 
 def middle(work: Callable[[], object]) -> float:
@@ -104,6 +119,7 @@ def send(
 ) -> dict[sqlalchemy.Table, list[dict[str, Any]]]:
     """Return the rows of one send but its claims: every batch accepted and finished, with a failure in it."""
     name = f"send {send_id - 1}"
+    task = f"bench/push/{name}/-1"
     identity = json.dumps({"account": "bench", "campaign_name": name})
     at = {"created_at": now}
     outcome = {"outcome_at": now, "succeeded": BATCH - 1, "failed": json.dumps({"NO_RECIPIENT_FOUND": [7]})}
@@ -113,7 +129,7 @@ def send(
             | {"fingerprint_key_id": key_name, **at}
         ],
         task_instances: [
-            {"id": send_id, "name_hash": digest(name), "name": name, "claim_count": len(ids), "current_try_id": send_id}
+            {"id": send_id, "name_hash": digest(task), "name": task, "claim_count": len(ids), "current_try_id": send_id}
             | at
         ],
         tries: [
