@@ -93,8 +93,8 @@ def settle_batch(options: argparse.Namespace) -> int:
         reason = options.reason or _reason()
         if options.sent:
             meaning = (
-                "Settled as sent, they count as pushed: no later try pushes them. There is no request id, so nobody "
-                "waits for its results."
+                "Settled as sent, they count as pushed: no later try pushes them. There is no request id, so no "
+                "wait counts its results."
             )
         else:
             meaning = (
@@ -151,7 +151,7 @@ def prune_sends(options: argparse.Namespace) -> int:
             f"Every send in which nothing was begun or claimed since {_time(before)} is removed, with its batches, "
             f"request ids, outcomes and recipients: at most {len(old)} of {_count(len(sends), 'send')}, with "
             f"{_count(doubtful, 'recipient')} in doubt. A later try of such a send fails closed, and a new task or "
-            "run that uses its send key pushes everybody again."
+            "run that uses its send key pushes all recipients again."
         )
         if not _confirmed(meaning, options):
             return NOTHING
@@ -193,7 +193,7 @@ def _confirmed(meaning: str, options: argparse.Namespace) -> bool:
         _say("")
     if answer.strip().lower() in {"y", "yes"}:
         return True
-    complain("Nothing was changed. Answer y, or give --yes where nobody can answer.")
+    complain("Nothing was changed. Answer y, or give --yes where no person can answer.")
     return False
 
 

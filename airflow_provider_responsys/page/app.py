@@ -164,7 +164,7 @@ def push(
     ledger: LedgerDep,
     run_id: str = "",
     task_id: str = "",
-    map_index: str = "",
+    map_index: Annotated[str, Query(max_length=20)] = "",
     page: PageNumber = 1,
     tab: str = "",
 ) -> HTMLResponse:
@@ -194,7 +194,7 @@ def outcomes(
     dag_id: Annotated[str, Depends(readable)],
     run_id: str = "",
     task_id: str = "",
-    map_index: str = "",
+    map_index: Annotated[str, Query(max_length=20)] = "",
 ) -> StreamingResponse:
     """Send the outcome of each recipient by its request and position: no recipient is named."""
     task = _task(dag_id, run_id, task_id, map_index)

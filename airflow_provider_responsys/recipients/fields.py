@@ -99,7 +99,7 @@ def recipient_maker(columns: Sequence[str], settings: FieldSettings, *, is_table
     """Return what turns a row of *columns* into a recipient.
 
     Raise `InvalidRow` if no row with these columns can be right. The columns of
-    a table (*is_table*) are somebody's decision: unlike those of a single row,
+    a table (*is_table*) were chosen for all rows: unlike those of a single row,
     they must not name several identifiers, even if most of their cells are empty.
     """
     layout = _layout(columns)
@@ -152,7 +152,7 @@ def _chooser(layout: _Layout, settings: FieldSettings, *, is_table: bool) -> Cal
     default, wanted = settings.default_list_type, settings.identifier
     places = [(identifier, layout.at[identifier]) for identifier in Identifier if identifier in layout.at]
     if not places:
-        raise InvalidRow("", f"has no column that identifies somebody (one of {', '.join(Identifier)})")
+        raise InvalidRow("", f"has no column that identifies a recipient (one of {', '.join(Identifier)})")
 
     @cache
     def maker(identifier: Identifier) -> _Make:
@@ -180,7 +180,7 @@ def _chosen(list_type: ListType, present: Sequence[Identifier], wanted: Identifi
     """Return which of the identifiers *present* is used, or raise `InvalidRow`.
 
     A device beside a person counts as a second identifier: with list type PROFILE
-    Responsys would push to all devices of that person, so somebody has to say
+    Responsys would push to all devices of that person, so the task has to say
     with *wanted* that this is meant.
     """
     if wanted is not None and wanted.list_type is list_type:
@@ -188,7 +188,7 @@ def _chosen(list_type: ListType, present: Sequence[Identifier], wanted: Identifi
             raise InvalidRow(wanted, "is missing, and match_on names it")
         return wanted
     if not present:
-        raise InvalidRow("", "has no identifier: it would name nobody")
+        raise InvalidRow("", "has no identifier: it names no recipient")
     if len(present) > 1:
         advice = (
             f"match_on says {wanted}, which {list_type} does not use" if wanted else "say with match_on which to use"

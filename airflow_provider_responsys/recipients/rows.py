@@ -22,7 +22,7 @@ class Chunk(NamedTuple):
     is_table: bool = False
 
     def __repr__(self) -> str:
-        """Return a text that names nobody."""
+        """Return a text that names no recipient."""
         return f"<{len(self.rows)} rows>"
 
 

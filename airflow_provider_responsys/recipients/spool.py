@@ -99,7 +99,7 @@ class SortedOut:
 
 
 class Spool:
-    """The recipients of one send, in a file of its own that nobody else sees.
+    """The recipients of one send, in a file that only this process sees.
 
     Filled once, then read in batches. Rows without an error that are not a
     repetition of an earlier row count as its length. `SourceFailed` says that

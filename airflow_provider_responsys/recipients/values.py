@@ -16,7 +16,7 @@ MANY_DIGITS = 1000
 
 
 def identifying_text(value: object) -> str | None:
-    """Return the text that identifies somebody, None where it is missing, or raise `Unfit`."""
+    """Return the text that identifies a recipient, None where it is missing, or raise `Unfit`."""
     if isinstance(value, str):
         return None if not value or value.isspace() else value
     if isinstance(value, uuid.UUID):
@@ -26,7 +26,7 @@ def identifying_text(value: object) -> str | None:
 
 
 def identifying_number(value: object) -> int | None:
-    """Return the whole number that identifies somebody, None where it is missing, or raise `Unfit`."""
+    """Return the whole number that identifies a recipient, None where it is missing, or raise `Unfit`."""
     return _number_in(value) if isinstance(value, str) else _whole_number(value)
 
 
@@ -81,7 +81,7 @@ def _number_in(text: str) -> int | None:
 
 def _whole_number(value: object) -> int | None:
     if isinstance(value, bool):
-        raise Unfit("is true or false, which names nobody")
+        raise Unfit("is true or false, which names no recipient")
     if is_missing(value):
         return None
     match value:
