@@ -248,6 +248,24 @@ def test_a_restarted_trigger_asks_only_for_what_is_open(sandbox: Sandbox, ledger
     assert second.recipients == 6
 
 
+@pytest.mark.parametrize(("mode", "polls"), [("trigger", 2), ("poke", 3)])
+def test_how_often_a_request_was_polled_is_recorded(sandbox: Sandbox, sqlite: str, mode: str, polls: int) -> None:
+    """With its outcome, by the process that read it: a lost answer counts, the look before a trigger does not."""
+    sandbox.plan(Fault("poll", "lost", nth=1))
+    push = sent(["C1"], ["C2"])
+
+    if mode == "trigger":
+        run(deferred(sensor(push)))
+    else:
+        waiting = sensor(push, mode="poke")
+        while not waiting.poke({}):
+            time.sleep(0.01)
+
+    assert sum(seen.endpoint == "poll" for seen in sandbox.requests_seen) == 3
+    assert sum(batch.polls for batch in recorded()) == polls
+    assert all(batch.polls for batch in recorded())
+
+
 def test_a_trigger_that_finds_everything_recorded_asks_nothing(sandbox: Sandbox, ledger: str) -> None:
     """Another poller may have been faster, or a trigger was restarted at its very end."""
     push = sent(["C1"], ["C2"])

@@ -46,6 +46,7 @@ def batch_report(row: Row, now: datetime) -> BatchReport:
         settled_at=row.settled_at,
         request_id=row.request_id,
         correlation_id=row.correlation_id,
+        polls=row.polls,
         outcome_at=row.outcome_at,
         kept_until=row.settled_at + KEPT if row.request_id and row.settled_at else None,
         succeeded=row.succeeded if row.outcome_at and not row.request_error else None,

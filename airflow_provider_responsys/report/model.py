@@ -103,6 +103,8 @@ class BatchReport:
     settled_at: datetime | None = None
     request_id: str | None = None
     correlation_id: str | None = None
+    polls: int = 0
+    """Of the process that read its outcome: those of a wait that was restarted before are not counted."""
     outcome_at: datetime | None = None
     kept_until: datetime | None = None
     """Until when Responsys answers polls for it, as documented."""

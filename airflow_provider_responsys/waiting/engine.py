@@ -109,6 +109,7 @@ class WaitEngine:
             if not (ids := self._take(now)):
                 break
             self.pace.take(now)
+            self.state.polls.update(ids)
             self.in_flight += 1
             polls.append(ids)
         self._tell_ready()

@@ -36,6 +36,7 @@ class LedgerLook:
             self.records = self.records or self._opened()
             if self.records is None:
                 return
+            self.records.polls = state.polls
             self.records.read()
         except LedgerFailed as error:
             self.unread = error

@@ -85,6 +85,7 @@ class Recorder:
         """Return what the ledger knows; raise `LedgerUnreachable` where it is away."""
         if self._records is None:
             self._records = records = await self._call(self._opened, until)
+            records.polls = self._state.polls
             records.note(self._early)
             self._early.clear()
             if unknown := sum(not records.knows(request_id) for request_id in self._state.open):

@@ -46,6 +46,8 @@ class RequestRecords:
         self._is_read = False
         self._busy = threading.Lock()
         self._stopped = False
+        self.polls: Mapping[str, int] = {}
+        """How often the wait that these are read for has polled each request."""
         self.sizes: dict[str, int] = {}
         """How many recipients each request has."""
         self.accepted_at: dict[str, datetime] = {}
@@ -95,7 +97,7 @@ class RequestRecords:
             return
         for request_id, outcome in outcomes.items():
             size = self.sizes.get(request_id)
-            if size is not None and (ending := Ending.of(outcome, size)):
+            if size is not None and (ending := Ending.of(outcome, size, self.polls.get(request_id))):
                 self._unwritten.append((request_id, ending))
 
     def write(self) -> LedgerFailed | None:
@@ -151,23 +153,24 @@ class Ending:
     succeeded: int = 0
     failed: Mapping[str, Sequence[int]] = field(default_factory=dict)
     error: str | None = None
+    polls: int | None = None
 
     @classmethod
-    def of(cls, outcome: Outcome, size: int) -> Self | None:
-        """Return what to record of a request of *size* recipients, or None while it is open."""
+    def of(cls, outcome: Outcome, size: int, polls: int | None = None) -> Self | None:
+        """Return what to record of a request of *size* recipients after so many *polls*, or None while it is open."""
         match outcome:
             case Finished(rows=rows) if rows != size:
-                return cls(error=ROWS_DIFFER)
+                return cls(error=ROWS_DIFFER, polls=polls)
             case Finished(rows=rows, failed=failed):
-                return cls(succeeded=rows - outcome.failures, failed=failed)
+                return cls(succeeded=rows - outcome.failures, failed=failed, polls=polls)
             case Gone(code=code) | Failed(code=code):
-                return cls(error=code)
+                return cls(error=code, polls=polls)
             case Processing() | Unclear():
                 return None
 
     def as_arguments(self) -> dict[str, Any]:
         """Return what `Records.record_outcome` takes."""
-        return {"succeeded": self.succeeded, "failed": self.failed, "error": self.error}
+        return {"succeeded": self.succeeded, "failed": self.failed, "error": self.error, "polls": self.polls}
 
 
 def log_unwritten(log: Any, unwritten: int, failure: LedgerFailed) -> None:

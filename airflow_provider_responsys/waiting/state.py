@@ -1,5 +1,6 @@
 """How far a wait is: one state for the sensor, its trigger, and every look of a rescheduled task."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -31,6 +32,8 @@ class WaitState:
     accepted_at: Mapping[str, datetime] = field(default_factory=dict)
     recipients: int | None = None
     accepted: int | None = None
+    polls: Counter[str] = field(default_factory=Counter)
+    """How often this process polled each request."""
     asked: Sequence[str] = ()
     """All requests, open or not, where they are known."""
 
