@@ -95,7 +95,7 @@ class Switch:
     def _before(self, connection: Any, cursor: Any, statement: str, *_: Any) -> None:
         self.threads.add(threading.get_ident())
         if self.down or (self.writes_down and statement.startswith("UPDATE")):
-            raise OperationalError("a statement with somebody in it", {}, OSError("server closed the connection"))
+            raise OperationalError("a statement with a recipient in it", {}, OSError("server closed the connection"))
 
 
 @pytest.fixture
@@ -512,7 +512,7 @@ def test_a_ledger_that_stays_down_costs_its_record_only(
     assert succeeded == 2
     assert states() == [State.ACCEPTED, State.ACCEPTED]
     assert "2 request outcomes were not written to the ledger" in caplog.text
-    assert "somebody" not in caplog.text
+    assert "a statement with a recipient" not in caplog.text
 
 
 @pytest.mark.usefixtures("no_room")

@@ -118,10 +118,8 @@ class ResultsFile:
                 codes[name] += 1
         if not codes:
             return []
-        many = f"{codes.total()} of {len(self.asked.recipients_paths)}"
-        return [
-            f"the files of {many} pushes could not be read ({', '.join(codes)}): {self.target.text} lacks who is who"
-        ]
+        many = f"{codes.total()} of {len(self.asked.recipients_paths)} pushes ({', '.join(codes)})"
+        return [f"{self.target.text} does not name the recipients of {many}: their files could not be read"]
 
     def _rows(self, ledger: "Records", recipients: "_Recipients", counts: Counter[str]) -> Iterator[Sequence[object]]:
         ids = self.asked.ids

@@ -251,4 +251,4 @@ class SqlPlace:
 
     def _fail_when_down(self, *_: object) -> None:
         if self.down:
-            raise OperationalError("a statement with somebody in it", {}, OSError("server closed the connection"))
+            raise OperationalError("a statement with a recipient in it", {}, OSError("server closed the connection"))

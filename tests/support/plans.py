@@ -159,7 +159,7 @@ Serve = Callable[..., Server]
 
 @dataclass(frozen=True)
 class Certificate:
-    """A certificate of 127.0.0.1 that nobody trusts unless told to."""
+    """A certificate of 127.0.0.1 that no client trusts unless told to."""
 
     path: Path
 

@@ -41,7 +41,7 @@ class Push:
 
     @property
     def recipients(self) -> dict[str, int]:
-        """Return the buckets that hold somebody."""
+        """Return the buckets that hold recipients."""
         return {name: count for name, count in self.result["recipients"].items() if count}
 
 

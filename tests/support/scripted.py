@@ -14,7 +14,7 @@ Answer = Response | ResponsysError
 
 
 class Script:
-    """A Responsys that gives *answers* in order, whoever asks; its clock moves when somebody pauses."""
+    """A Responsys that gives *answers* in order, to any caller; its clock moves during pauses."""
 
     def __init__(self, answers: Iterable[Answer]) -> None:
         self.answers = deque(answers)
